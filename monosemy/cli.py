@@ -147,7 +147,7 @@ RUN_COMMANDS = (
 INFO = Command(
     "info",
     "say what is here: architectures and their options, recipes, a run's settings",
-    "monosemy.commands:run_info",
+    "monosemy.info:run_info",
     purpose="train and measure",
 )
 

@@ -39,6 +39,7 @@ from research.scale import tables as scale
 from research.speed import tables as speed
 from research.stability import tables as stability
 from research.steering import tables as steering
+from research.transcoders import tables as transcoders
 
 REPOSITORY = Path(__file__).parents[1]
 STUDIES: Mapping[str, Callable[[Mapping[str, Any]], Mapping[str, str]]] = {
@@ -58,6 +59,7 @@ STUDIES: Mapping[str, Callable[[Mapping[str, Any]], Mapping[str, str]]] = {
     "speed": speed.tables,
     "stability": stability.tables,
     "steering": steering.tables,
+    "transcoders": transcoders.tables,
 }
 """What makes a study's tables from its records, by their names."""
 PLACE = re.compile(r"(<!-- table: (\w+)/([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)

@@ -121,10 +121,10 @@ class WindowStream:
         needed = self.batch_tokens
         while needed:
             store = self._store or self._open()
-            taken = self._order[self._row : self._row + needed]
+            row_numbers = self._order[self._row : self._row + needed]
             for site, rows in parts.items():
-                rows.append(store.rows(site, taken).div_(self.scale[site]))
-            self._row, needed = self._row + len(taken), needed - len(taken)
+                rows.append(store.rows(site, row_numbers).div_(self.scale[site]))
+            self._row, needed = self._row + len(row_numbers), needed - len(row_numbers)
             if self._row == len(self._order):
                 self._leave()
         batch = {site: torch.cat(rows) for site, rows in parts.items()}
@@ -211,8 +211,8 @@ class WindowStream:
     def _open(self) -> ActivationStore:
         """Opens the window of the present visit, and has the next ones made."""
         self._clear()
-        if (made := self._ahead.pop(self._visit, None)) is not None:
-            made.result()
+        if (harvest := self._ahead.pop(self._visit, None)) is not None:
+            harvest.result()
         else:
             self._make(self._window(self._visit))
         self._make_ahead()
@@ -281,10 +281,17 @@ class WindowStream:
         for number, first in enumerate(range(start, stop, step)):
             path = folder / f"activations-{number:05d}.safetensors"
             last = min(first + step, stop)
-            manifest["shards"].append(
-                harvest_shard(self.model, self.shards, self.config, manifest, start=first, stop=last, path=path,
-                              advance=self._going)
-            )  # fmt: skip
+            shard = harvest_shard(
+                self.model,
+                self.shards,
+                self.config,
+                manifest,
+                start=first,
+                stop=last,
+                path=path,
+                advance=self._going,
+            )
+            manifest["shards"].append(shard)
         files.write_json(folder / "manifest.json", completed_manifest(manifest))
 
     def _going(self, n_tokens: int) -> None:

@@ -42,8 +42,8 @@ def monitors_of(catalogue: Catalogue, first: Dictionary, paths: Sequence[Path]) 
     """The monitors of some files, checked against the run's SAEs. One that names no SAE reads `first`."""
     read = [monitor for path in paths for monitor in read_monitors(path)]
     entries = [first, *(entry for entry in catalogue.saes() if entry is not first)]
-    wanted = {monitor.sae for monitor in read}
-    named = [entry for entry in entries if entry is first or entry.saved.label in wanted]
+    labels = {monitor.sae for monitor in read}
+    named = [entry for entry in entries if entry is first or entry.saved.label in labels]
     return resolved(read, [watched_sae(entry) for entry in named or entries])
 
 

@@ -108,9 +108,8 @@ def run_probe(words: list[str]) -> None:
 
 
 def _parser() -> Parser:
-    parser = Parser(
-        "monosemy probe", next(c.summary for c in ROOM.commands if c.name == "probe"), examples=EXAMPLES
-    )  # fmt: skip
+    summary = next(command.summary for command in ROOM.commands if command.name == "probe")
+    parser = Parser("monosemy probe", summary, examples=EXAMPLES)
     add_subject(parser)
     add = parser.add_argument
     add("file", help="Labelled texts: .jsonl with one object a line, or .csv with a heading.")

@@ -53,16 +53,16 @@ def require_placement(placement: Placement, device: str, *, randomise: str, kind
         raise unknown("kind of weights", placement.weights, WEIGHTS)
     if placement == ONE_DEVICE:
         return
-    said = "--model.weights 8bit" if placement.weights == "8bit" else f"--model.device-map {placement.device_map}"
+    flag = "--model.weights 8bit" if placement.weights == "8bit" else f"--model.device-map {placement.device_map}"
     if randomise != "none":
-        raise UserError(f"{said} does not go with --model.randomise {randomise}, which rewrites weights; leave one out")
+        raise UserError(f"{flag} does not go with --model.randomise {randomise}, which rewrites weights; leave one out")
     if kind == "gguf":
-        raise UserError(f"{said} does not go with a .gguf file; give the model as a folder or a hub id")
+        raise UserError(f"{flag} does not go with a .gguf file; give the model as a folder or a hub id")
     if placement.spread and device != "auto":
-        raise UserError(f"{said} spreads the model over devices, and --device {device} names one; leave one out")
+        raise UserError(f"{flag} spreads the model over devices, and --device {device} names one; leave one out")
     if placement.spread and ranks.n_local_ranks() > 1:
         raise UserError(
-            f"{said} fills all devices with one model, and {ranks.n_local_ranks()} processes would each load one; "
+            f"{flag} fills all devices with one model, and {ranks.n_local_ranks()} processes would each load one; "
             "use one process"
         )
     if placement.weights == "8bit":

@@ -97,9 +97,9 @@ def fit_sparse(features: scipy.sparse.csr_matrix, is_positive: Array, n_latents:
     difference = np.abs(_means(scaled[is_positive]) - _means(scaled[~is_positive]))
     screened = np.sort(np.argsort(-difference, kind="stable")[:SCREENED])
     scaled, candidates = scaled[:, screened].toarray(), candidates[screened]
-    kept = _chosen(scaled, is_positive, n_latents)
-    latents = candidates[kept]
-    model = LogisticRegression(C=1.0, class_weight="balanced", max_iter=2_000).fit(scaled[:, kept], is_positive)
+    columns = _chosen(scaled, is_positive, n_latents)
+    latents = candidates[columns]
+    model = LogisticRegression(C=1.0, class_weight="balanced", max_iter=2_000).fit(scaled[:, columns], is_positive)
     return SparseFit(latents, model.coef_[0] / deviations[latents], deviations[latents], float(model.intercept_[0]))
 
 
@@ -128,7 +128,7 @@ def _chosen(scaled: Array, is_positive: Array, n_latents: int) -> Array:
     """The columns that the weakest L1 penalty leaves of which at most `n_latents` remain, by bisection."""
     if scaled.shape[1] <= n_latents:
         return np.arange(scaled.shape[1])
-    low, high, kept = 1e-4, 1e2, np.zeros(0, np.int64)
+    low, high, columns = 1e-4, 1e2, np.zeros(0, np.int64)
     for _ in range(_STEPS):
         strength = float(np.sqrt(low * high))
         model = LogisticRegression(
@@ -145,12 +145,12 @@ def _chosen(scaled: Array, is_positive: Array, n_latents: int) -> Array:
             high = strength
             continue
         low = strength
-        if len(nonzero) >= len(kept):
-            kept = nonzero
-        if len(kept) == n_latents:
+        if len(nonzero) >= len(columns):
+            columns = nonzero
+        if len(columns) == n_latents:
             break
-    if len(kept):
-        return kept
+    if len(columns):
+        return columns
     # even the strongest penalty that was tried left too many, or none: the one that differs most
     difference = np.abs(scaled[is_positive].mean(0) - scaled[~is_positive].mean(0))
     return np.argsort(-difference, kind="stable")[:1]

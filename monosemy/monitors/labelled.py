@@ -87,11 +87,11 @@ def read_labelled(path: Path, columns: Columns, positive: str = "") -> LabelledT
     for label, n in ((positive, int(is_positive.sum())), (negative, int((~is_positive).sum()))):
         if n < MIN_OF_LABEL:
             raise UserError(f"{path} has {n} texts labelled {label!r}, a probe needs at least {MIN_OF_LABEL} of each")
-    seen: dict[str, set[str]] = {}
+    signs_by_text: dict[str, set[str]] = {}
     for text, label in zip(texts, labels, strict=True):
-        seen.setdefault(text, set()).add("+" if label == positive else "-")
+        signs_by_text.setdefault(text, set()).add("+" if label == positive else "-")
     numbers = _joined(texts, groups if group_column else None)
-    contradictions = sum(len(of_text) > 1 for of_text in seen.values())
+    contradictions = sum(len(of_text) > 1 for of_text in signs_by_text.values())
     return LabelledTexts(
         texts,
         is_positive,
@@ -180,9 +180,9 @@ def _two_labels(labels: Sequence[str], positive: str, path: Path) -> tuple[str, 
         raise UserError(f"all {len(labels)} texts of {path} are labelled {labels[0]!r}; a probe needs two labels")
     if len(counts) > 2:
         if not positive:
-            shown = ", ".join(repr(label) for label, _ in counts.most_common(6))
+            texts = ", ".join(repr(label) for label, _ in counts.most_common(6))
             raise UserError(
-                f"{path} has {len(counts)} labels ({shown}{', …' if len(counts) > 6 else ''}); give --positive LABEL "
+                f"{path} has {len(counts)} labels ({texts}{', …' if len(counts) > 6 else ''}); give --positive LABEL "
                 "to tell it from all others"
             )
         return positive, f"not {positive}"

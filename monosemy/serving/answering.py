@@ -191,8 +191,8 @@ class _Answering:
             before, after = reader.taken()
             for text in self.texts:
                 n_prompt = len(text.prompt.ids)
-                wanted = range(n_prompt) if n_new == 0 else [n_prompt + n_new - 1]
-                columns = [int((positions[text.number] == p).nonzero()[0, 0]) for p in (wanted[0], wanted[-1])]
+                places = range(n_prompt) if n_new == 0 else [n_prompt + n_new - 1]
+                columns = [int((positions[text.number] == p).nonzero()[0, 0]) for p in (places[0], places[-1])]
                 part = slice(columns[0], columns[1] + 1)
                 rows = torch.stack([before[text.number, part], after[text.number, part]])
                 text.rows.setdefault(label, []).append(rows)

@@ -49,7 +49,7 @@ def run_serve(words: list[str]) -> None:
         raise UserError(f"{KEY} must have at least 8 printable ASCII characters without spaces; unset it for no key")
     from monosemy.serving.served import Place, Served
 
-    places, kept = [], list[Recipe]()
+    places, of_run = [], list[Recipe]()
     for word in options.run:
         subject = open_subject(_one(options, word), moved=("model",))
         saved = [choose_sae(subject.folder, label) for label in options.sae or [subject.sae]]
@@ -57,7 +57,7 @@ def run_serve(words: list[str]) -> None:
         if not options.sae and subject.sae is None:
             saved += _saes_of(subject.folder, own, saved)
         print_warnings(saved)
-        kept += own
+        of_run += own
         places.append(Place(subject.folder, tuple(sae.key for sae in saved), subject.moved))
     listener = bind(options.host, options.port, PORT)
     access = Access.to(options.host, listener.getsockname()[1], tuple(options.name), key)
@@ -65,7 +65,7 @@ def run_serve(words: list[str]) -> None:
         served = Served(
             places,
             recipes=recipes,
-            kept=kept,
+            kept_recipes=of_run,
             latents=options.latents,
             monitors=[Path(name).expanduser() for name in options.monitor],
         )
@@ -153,9 +153,9 @@ def _recipes(options: argparse.Namespace) -> list[Recipe]:
 
 def _saes_of(folder: Path, recipes: list[Recipe], saved: list[SavedSae]) -> list[SavedSae]:
     """The run's SAEs that its kept recipes name, beyond those chosen already."""
-    wanted = {label for recipe in recipes for label in (recipe.sae, *(edit.sae for edit in recipe.edits))}
+    named_labels = {label for recipe in recipes for label in (recipe.sae, *(edit.sae for edit in recipe.edits))}
     labels = {sae.label for sae in saved}
-    return [sae for sae in saved_saes(folder) if sae.label in wanted - labels and not sae.stopped]
+    return [sae for sae in saved_saes(folder) if sae.label in named_labels - labels and not sae.stopped]
 
 
 def _print_start(served: Served, access: Access, *, own_key: bool) -> None:

@@ -46,7 +46,7 @@ def filled(text: str) -> str:
 def _tables(described: dict[str, Any]) -> str:
     """The table of addresses, then one for every model that they name."""
     schemas = described["components"]["schemas"]
-    rows, wanted = ["| request | what | body | answer |", "|---|---|---|---|"], []
+    rows, references = ["| request | what | body | answer |", "|---|---|---|---|"], []
     for path, methods in described["paths"].items():
         for method, operation in methods.items():
             content = operation.get("requestBody", {}).get("content", {})
@@ -60,8 +60,8 @@ def _tables(described: dict[str, Any]) -> str:
             rows.append(
                 f"| `{method.upper()} {path}` | {operation['summary']}{words} | {', '.join(body)} | {answer}{kind} |"
             )
-            wanted += re.findall(rf"{REFERENCE}(\w+)", str([content, entry]))
-    return "\n".join(rows) + "\n\n" + "".join(_model(name, schemas[name]) for name in _reached(wanted, schemas))
+            references += re.findall(rf"{REFERENCE}(\w+)", str([content, entry]))
+    return "\n".join(rows) + "\n\n" + "".join(_model(name, schemas[name]) for name in _reached(references, schemas))
 
 
 def _meaning(parameter: dict[str, Any]) -> str:

@@ -63,10 +63,10 @@ def read_recipe(words: str) -> Recipe:
 
 def kept_recipes(run: Path) -> list[Recipe]:
     """The recipes that a run keeps, by names that a model id can have; those that cannot be read are left out."""
-    kept = [entry for entry in read_recipes(run) if isinstance(entry, SteeringRecipe)]
+    entries = [entry for entry in read_recipes(run) if isinstance(entry, SteeringRecipe)]
     return [
         Recipe(_fit(entry.name), entry.edits, entry.sae, positions=entry.positions, keep_error=entry.keep_error)
-        for entry in kept
+        for entry in entries
         if len(entry.edits) <= MAX_EDITS
     ]
 

@@ -80,12 +80,12 @@ def prepare_completion(served: Served, body: CompletionRequest) -> Prepared:
     )
     model = served.model
     tokenizer = model.tokenizer_for("a prompt")
-    given: list[Any] = body.prompt if isinstance(body.prompt, list) else [body.prompt]
-    if given and isinstance(given[0], int):
-        given = [given]
-    if not given or not all(given):
+    texts_or_ids: list[Any] = body.prompt if isinstance(body.prompt, list) else [body.prompt]
+    if texts_or_ids and isinstance(texts_or_ids[0], int):
+        texts_or_ids = [texts_or_ids]
+    if not texts_or_ids or not all(texts_or_ids):
         raise UserError("the prompt is empty; give some text to start from")
-    texts = [list(text) if isinstance(text, list) else prompts.text_ids(tokenizer, text) for text in given]
+    texts = [list(text) if isinstance(text, list) else prompts.text_ids(tokenizer, text) for text in texts_or_ids]
     check_tokens(model, texts)
     written = [Prompt(ids) for ids in texts]
     n_top = body.logprobs or 0
@@ -233,10 +233,10 @@ def _check_range(name: str, value: int | None, *, low: int, high: int) -> None:
         raise UserError(f"{name} must be from {low} to {high}, got {value}")
 
 
-def _refuse(**given: bool) -> None:
+def _refuse(**settings: bool) -> None:
     """Raises UserError for the first setting that is asked for and not done here."""
-    for name, asked in given.items():
-        if asked:
+    for name, is_set in settings.items():
+        if is_set:
             raise UserError(f"{name} is not supported by monosemy serve; leave it out")
 
 

@@ -60,7 +60,7 @@ class Place:
 class Served:
     """A model with its SAEs. Raises UserError for what the words of the command line get wrong.
 
-    `kept` recipes are those of the run: one that cannot be served, or whose name is taken, is left out and said in
+    `kept_recipes` are those of the run: one that cannot be served, or whose name is taken, is left out and said in
     `left_out`.
     """
 
@@ -69,7 +69,7 @@ class Served:
         places: Sequence[Place],
         *,
         recipes: Sequence[Recipe] = (),
-        kept: Sequence[Recipe] = (),
+        kept_recipes: Sequence[Recipe] = (),
         latents: Iterable[str] = (),
         monitors: Iterable[Path] = (),
     ) -> None:
@@ -91,7 +91,7 @@ class Served:
         for recipe in recipes:
             self.check_recipe(recipe)
         self.left_out: list[str] = []
-        for recipe in kept:
+        for recipe in kept_recipes:
             self._keep(recipe)
 
     @property
@@ -185,12 +185,12 @@ class Served:
 
     def hooks(self, job: Job, recipe: Recipe | None) -> Hooks:
         """The hooks of a job's edits and readers."""
-        wanted: dict[str, set[int]] = {}
+        latents_by_label: dict[str, set[int]] = {}
         for label, latents in [
             *((ref.sae, [ref.latent]) for ref in job.latents),
             *((monitor.sae, monitor.latents) for monitor in job.monitors),
         ]:
-            wanted.setdefault(label, set()).update(latents)
+            latents_by_label.setdefault(label, set()).update(latents)
         readers = {
             label: SaeReader(
                 self.saes[label].sae,
@@ -198,7 +198,7 @@ class Served:
                 longest=self.saes[label].scales.longest_edited,
                 n_first=self.saes[label].n_first,
             )
-            for label, latents in wanted.items()
+            for label, latents in latents_by_label.items()
         }
         sites = {label: self.model.resolve(self.saes[label].sae.config.site) for label in readers}
         edits = self._edits(len(job.prompts), recipe)

@@ -175,8 +175,10 @@ def _tried(
         best = try_latents(model, saes, requests=tried, words=options.find)[0]
     except TooStrongError:  # of one of them; the answer to the first says so, if it is that
         return requests[0]
-    said = f"says them {best.n_said} times in {best.n_words} words" if best.n_said else "is the first; none says them"
-    print(f"of {len(latents)} latents tried, {latents[best.candidate]} {said}", file=sys.stderr)
+    outcome = (
+        f"says them {best.n_said} times in {best.n_words} words" if best.n_said else "is the first; none says them"
+    )
+    print(f"of {len(latents)} latents tried, {latents[best.candidate]} {outcome}", file=sys.stderr)
     return requests[best.candidate if best.n_said else 0]
 
 

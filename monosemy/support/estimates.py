@@ -168,7 +168,6 @@ def estimate(
     model: ModelSize,
     *,
     costs: Sequence[Cost] = (),
-    reuse_activations: bool = False,
     model_loaded: bool = False,
     n_latent_shards: int = 0,
     n_at_once: int = 1,
@@ -176,7 +175,7 @@ def estimate(
 ) -> Plan:
     """Estimates the needs of `config` at sites with the given widths {site: d}.
 
-    `costs` are those of the rooms that take part. With `reuse_activations` the store exists already and needs no disk.
+    `costs` are those of the rooms that take part.
     With `model_loaded` the weights are in memory already and need no more. With `n_latent_shards` SAEs are trained one
     after the other, each over so many processes, and the memory for SAEs is that of one process. `n_at_once` SAEs step
     side by side; `n_sharing` processes share a bound on disk.
@@ -215,7 +214,7 @@ def estimate(
         windows = Windows.of(config.activations, length, n_train, list(widths.values()), n_sharing=n_sharing)
         of_windows["activation windows"] = n_sharing * windows.most_bytes
         memory["window shard"] = 3 * windows.part_bytes
-    elif not reuse_activations:
+    else:
         row = width * BYTES[config.activations.dtype] + ROW_RECORD_BYTES
         cache_disk["activations"] = n_train * max(length - config.activations.drop_first_positions, 0) * row
         memory["activation shard"] = 3 * min(shard_bytes(cache_disk["activations"]), cache_disk["activations"])

@@ -33,13 +33,12 @@ def test_a_chat_is_answered_as_steering_answers_it_and_streams(run: Path, embedd
     with ApiServer(served) as server:
         client = server.client()
         for model, column in ((served.name, "default"), (f"{served.name}:pushed", "steered")):
-            asked: dict[str, Any] = {
-                "model": model, "messages": [{"role": "user", "content": QUESTION}], "max_tokens": 8, "temperature": 0,
-            }  # fmt: skip
-            answer = client.chat.completions.create(**asked)
+            messages = [{"role": "user", "content": QUESTION}]
+            body: dict[str, Any] = {"model": model, "messages": messages, "max_tokens": 8, "temperature": 0}
+            answer = client.chat.completions.create(**body)
             assert answer.choices[0].message.content == columns[column]["text"]
             pieces = [
-                chunk.choices[0].delta.content or "" for chunk in client.chat.completions.create(**asked, stream=True)
+                chunk.choices[0].delta.content or "" for chunk in client.chat.completions.create(**body, stream=True)
             ]
             assert "".join(pieces) == columns[column]["text"]
         tokens = answer.choices[0].model_extra["monosemy"]["tokens"]  # of the recipe's own latent

@@ -80,8 +80,8 @@ class RunPlan:
     @property
     def most(self) -> Mapping[str, int]:
         """The parts of main memory that one process holds in its most demanding stage."""
-        one = self.machine._replace(n_processes=1)
-        here = in_main_memory(self.plan, one, n_ranks=self.n_ranks, in_slices=self.question.n_latent_shards > 0)
+        single = self.machine._replace(n_processes=1)
+        here = in_main_memory(self.plan, single, n_ranks=self.n_ranks, in_slices=self.question.n_latent_shards > 0)
         return here.most_held
 
     @property

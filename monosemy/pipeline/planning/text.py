@@ -53,17 +53,18 @@ def _where(plan: RunPlan, machine: str) -> str:
     return f"on this machine ({machine}), {_counted(plan.machine.n_processes, 'process', 'processes')}"
 
 
-def _counted(n: int, one: str, many: str) -> str:
-    return f"{count_text(n)} {one if n == 1 else many}"
+def _counted(n: int, singular: str, plural: str) -> str:
+    return f"{count_text(n)} {singular if n == 1 else plural}"
 
 
 def _speeds(plan: RunPlan) -> str:
     if not plan.costs:
         return "times: not measured"
     speeds = named_costs(plan.costs, plan.sizes)
-    said = f"the model {count_text(speeds['model'])} tokens/s, one SAE {count_text(speeds['step'])} rows/s in training"
+    model, step = count_text(speeds["model"]), count_text(speeds["step"])
+    speed_text = f"the model {model} tokens/s, one SAE {step} rows/s in training"
     if not plan.question.hardware:
-        return f"times {MEASURED} on this machine just now: {said}"
+        return f"times {MEASURED} on this machine just now: {speed_text}"
     shares = ", ".join(
         f"{fixed_percent_text(share)} of its {figure}"
         for share, figure in (
@@ -72,7 +73,7 @@ def _speeds(plan: RunPlan) -> str:
             (BANDWIDTH_SHARE, "bandwidth"),
         )
     )
-    return f"times {ASSUMED}, not measured: the data sheet's {shares}; {said}"
+    return f"times {ASSUMED}, not measured: the data sheet's {shares}; {speed_text}"
 
 
 def _stage_table(plan: RunPlan) -> list[str]:
@@ -135,17 +136,17 @@ def _verdict(plan: RunPlan, folder: Path) -> list[str]:
 
 
 def _free(plan: RunPlan, folder: Path) -> str:
-    machine, said = plan.machine, []
+    machine, amounts = plan.machine, []
     if machine.device_memory is not None:
-        said.append(f"{size_text(machine.device_memory)} a device")
+        amounts.append(f"{size_text(machine.device_memory)} a device")
     memory = machine.main_memory
     if memory is None and not machine.assumed:
         memory = available_memory()
     disk = machine.disk
     if disk is None and not machine.assumed:
         disk = files.free_bytes(folder)
-    said += [f"{size_text(memory)} of memory"] if memory is not None else []
-    said += [f"{size_text(disk)} of disk"] if disk is not None else []
+    amounts += [f"{size_text(memory)} of memory"] if memory is not None else []
+    amounts += [f"{size_text(disk)} of disk"] if disk is not None else []
     unknown = [name for name, n in (("main memory", memory), ("disk", disk)) if n is None]
-    free = f"{', '.join(said)} {'are there' if machine.assumed else 'are free'}"
+    free = f"{', '.join(amounts)} {'are there' if machine.assumed else 'are free'}"
     return free + (f"; {' and '.join(unknown)} were not given, so not checked" if unknown else "")

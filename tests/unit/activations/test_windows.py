@@ -96,12 +96,12 @@ def test_a_bound_on_disk_changes_no_bit_and_is_kept(unbounded, settings, prefetc
     monkeypatch.setattr(windows, "harvest_shard", measured)
     model = TableModel()
     rows = stream(tmp_path, settings, model, prefetch=prefetch)
-    given = []
+    batches = []
     for _ in range(rows.n_steps):
-        given.append(next(rows))
+        batches.append(next(rows))
         sizes.append(size_of(tmp_path))
     rows.close()
-    assert same(given, unbounded)
+    assert same(batches, unbounded)
     assert 0 < max(sizes) <= settings.disk_budget
     assert max(counts) <= (rows.windows.n_kept if prefetch else 1)
     # The model reads every sequence once a pass.
@@ -149,8 +149,8 @@ def stream_record(folder: Path) -> dict[str, Any]:
 def test_what_a_killed_process_left_is_cleared(unbounded, tmp_path):
     left = stream(tmp_path, dataclasses.replace(SETTINGS, disk_budget=5 * WINDOW.n_bytes), prefetch=True)
     batches(left, 1)
-    for made in left._ahead.values():
-        made.result()
+    for harvest in left._ahead.values():
+        harvest.result()
     # One that is trained on and four ahead; the thread waits until one of them is done with.
     assert len(list(tmp_path.glob("*/window-*/manifest.json"))) == 5
     left.close()

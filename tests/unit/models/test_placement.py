@@ -50,9 +50,9 @@ def test_a_placed_model_gives_the_same_bits_at_every_site(device_map, folder, pl
     assert placed.dtype == plain.dtype
     assert placed.fingerprint == plain.fingerprint
     assert check_model(placed) == {}
-    expected, given = plain.all_activations(tokens), placed.all_activations(tokens)
-    assert expected.keys() == given.keys()
-    assert all(torch.equal(expected[site], given[site]) for site in expected)
+    expected, observed = plain.all_activations(tokens), placed.all_activations(tokens)
+    assert expected.keys() == observed.keys()
+    assert all(torch.equal(expected[site], observed[site]) for site in expected)
     if device_map is ON_DISK:
         with pytest.raises(UserError, match="weights of layer 1 lie in main memory or on disk"):
             placed.output_matrix(1)
@@ -84,9 +84,9 @@ def test_weights_that_lie_elsewhere_are_on_no_device_and_still_have_one(folder, 
     ],
 )
 def test_placements_that_cannot_be_had_are_refused(placement, options, message):
-    given = {"device": "auto", "randomise": "none", "kind": "folder"} | options
+    settings = {"device": "auto", "randomise": "none", "kind": "folder"} | options
     with pytest.raises(UserError, match=message) as refused:
-        require_placement(placement, given.pop("device"), **given)
+        require_placement(placement, settings.pop("device"), **settings)
     assert "\n" not in str(refused.value)
 
 

@@ -98,10 +98,10 @@ def test_work_is_what_a_count_by_hand_gives():
     stages = {work.stage: work.amounts for work in work_of(sizes)}
     through_12_layers = 2 * 106_202_880 * 12 / 30
     assert stages["harvest"] == {"operation": 10_000 * through_12_layers, "byte": 10_000 * (2 * 576 * 4 + 16)}
-    one = 3 * 10_000 * 576 * 1_000
+    step = 3 * 10_000 * 576 * 1_000
     # At two sites and two L0s: TopK and its frozen control, ReLU.
-    assert stages["training"]["step topk"] == 8 * one
-    assert stages["training"]["step relu"] == 4 * one
+    assert stages["training"]["step topk"] == 8 * step
+    assert stages["training"]["step relu"] == 4 * step
     assert stages["training"]["step"] == 0
     assert stages["training"]["update"] == 12 * 576 * 1_000 * 60
     assert stages["reconstruction"]["encode"] == 2_000 * 12 * 576 * 1_000
@@ -114,11 +114,11 @@ def test_work_is_what_a_count_by_hand_gives():
 
 def test_two_devices_share_saes_and_text():
     sizes = Sizes(demo(), SIZE, {"layers.12.resid_post": 576})
-    one, four = ({work.stage: work.amounts for work in work_of(sizes, n_devices=n)} for n in (1, 4))
-    assert four["harvest"]["operation"] == one["harvest"]["operation"] / 4
+    single, four = ({work.stage: work.amounts for work in work_of(sizes, n_devices=n)} for n in (1, 4))
+    assert four["harvest"]["operation"] == single["harvest"]["operation"] / 4
     # 18 SAEs on four devices: one has five.
-    assert four["training"]["step topk"] == pytest.approx(one["training"]["step topk"] * 5 / 18)
-    assert four["reconstruction"]["operation"] == one["reconstruction"]["operation"]
+    assert four["training"]["step topk"] == pytest.approx(single["training"]["step topk"] * 5 / 18)
+    assert four["reconstruction"]["operation"] == single["reconstruction"]["operation"]
 
 
 def test_streamed_activations_are_made_in_training_by_every_process():

@@ -15,9 +15,10 @@ import torch
 from sharded_steps import rows
 
 from monosemy import load_sae
-from monosemy.commands import run_evaluate, run_info, run_train
+from monosemy.commands import run_evaluate, run_train
 from monosemy.errors import UserError
 from monosemy.evals.evaluation_file import read_evaluation
+from monosemy.info import run_info
 from monosemy.layout import RunFiles, SaeFiles
 from monosemy.saes.base import describe
 from monosemy.saes.decoder_rows import read_decoder_rows

@@ -117,9 +117,9 @@ def test_edits_of_the_request_are_those_of_a_recipe(client: openai.OpenAI, serve
 
 
 def test_a_stream_is_the_whole_answer_in_pieces(client: openai.OpenAI, model: str):
-    asked: dict[str, Any] = {"model": f"{model}:pushed", "messages": MESSAGES, "max_tokens": 6, "temperature": 0}
-    whole = client.chat.completions.create(**asked)
-    chunks = list(client.chat.completions.create(**asked, stream=True, stream_options={"include_usage": True}))
+    body: dict[str, Any] = {"model": f"{model}:pushed", "messages": MESSAGES, "max_tokens": 6, "temperature": 0}
+    whole = client.chat.completions.create(**body)
+    chunks = list(client.chat.completions.create(**body, stream=True, stream_options={"include_usage": True}))
     choices = [chunk.choices[0] for chunk in chunks if chunk.choices]
     assert choices[0].delta.role == "assistant"
     assert "".join(choice.delta.content or "" for choice in choices) == whole.choices[0].message.content
@@ -148,25 +148,25 @@ def test_monitors_judge_the_messages_and_the_answer(client: openai.OpenAI, serve
     for message in MESSAGES:  # a token is a byte here
         start = text.index(f"<{message['role']}>") + len(message["role"]) + 2
         inside[start : start + len(message["content"])] = True
-    (low, high), asked = extension["monitors"]["prompt"], np.where(inside, values, 0)
-    assert low["score"] == pytest.approx(float(asked.max()), rel=1e-4, abs=1e-6)
-    assert low["n_tokens"] == int((asked >= 1e-6).sum())
+    (low, high), inner = extension["monitors"]["prompt"], np.where(inside, values, 0)
+    assert low["score"] == pytest.approx(float(inner.max()), rel=1e-4, abs=1e-6)
+    assert low["n_tokens"] == int((inner >= 1e-6).sum())
     assert not high["flagged"]
-    assert ("low" in extension["flags"]["prompt"]) == low["flagged"] == (asked.max() >= 1e-6)
+    assert ("low" in extension["flags"]["prompt"]) == low["flagged"] == (inner.max() >= 1e-6)
     own = [token["activations"][0] or 0.0 for token in extension["tokens"]]
     assert extension["monitors"]["answer"][0]["score"] == pytest.approx(max(own), abs=1e-4)
     assert answer.model_extra["monosemy"]["flags"] == extension["flags"]
 
 
 def test_several_answers_differ_by_their_draws_alone_and_a_seed_repeats_them(client: openai.OpenAI, model: str):
-    asked: dict[str, Any] = {"model": model, "prompt": ["In", "July"], "max_tokens": 8, "n": 2, "temperature": 1.5}
-    first, again = (client.completions.create(**asked, seed=7) for _ in range(2))
+    body: dict[str, Any] = {"model": model, "prompt": ["In", "July"], "max_tokens": 8, "n": 2, "temperature": 1.5}
+    first, again = (client.completions.create(**body, seed=7) for _ in range(2))
     texts = [choice.text for choice in first.choices]
     assert [choice.index for choice in first.choices] == [0, 1, 2, 3]
     assert texts == [choice.text for choice in again.choices]
     assert texts[0] != texts[1]
-    drawn = client.completions.create(**asked)
-    repeated = client.completions.create(**asked, seed=drawn.model_extra["monosemy"]["seed"])
+    drawn = client.completions.create(**body)
+    repeated = client.completions.create(**body, seed=drawn.model_extra["monosemy"]["seed"])
     assert [choice.text for choice in drawn.choices] == [choice.text for choice in repeated.choices]
 
 
@@ -182,12 +182,12 @@ def test_log_probabilities_are_the_models_own(client: openai.OpenAI, served: Ser
 
 
 def test_a_stop_sequence_ends_the_text_before_it(client: openai.OpenAI, model: str):
-    asked: dict[str, Any] = {"model": model, "prompt": "In July", "max_tokens": 8, "temperature": 0}
-    text = client.completions.create(**asked).choices[0].text
+    body: dict[str, Any] = {"model": model, "prompt": "In July", "max_tokens": 8, "temperature": 0}
+    text = client.completions.create(**body).choices[0].text
     stop = text[3:5]
-    choice = client.completions.create(**asked, stop=[stop]).choices[0]
+    choice = client.completions.create(**body, stop=[stop]).choices[0]
     assert (choice.text, choice.finish_reason) == (text[: text.index(stop)], "stop")
-    pieces = [chunk.choices[0].text for chunk in client.completions.create(**asked, stop=stop, stream=True)]
+    pieces = [chunk.choices[0].text for chunk in client.completions.create(**body, stop=stop, stream=True)]
     assert "".join(pieces) == choice.text
 
 
@@ -243,22 +243,22 @@ def test_bad_requests_are_refused_in_openais_form(
     words: str,
     streams: bool,
 ):
-    asked: dict[str, Any] = {"model": model, "messages": MESSAGES, "max_tokens": 2} | change
+    body: dict[str, Any] = {"model": model, "messages": MESSAGES, "max_tokens": 2} | change
     with pytest.raises(error) as caught:
-        client.chat.completions.create(**asked, stream=streams)
+        client.chat.completions.create(**body, stream=streams)
     assert words in caught.value.body["message"]
     assert "\n" not in caught.value.body["message"]
     assert caught.value.body["type"] == "invalid_request_error"
 
 
 def test_answers_and_chunks_are_what_the_models_say(server: ApiServer, model: str):
-    asked = {"model": f"{model}:pushed", "messages": MESSAGES, "max_tokens": 3, "logprobs": True}
-    status, _, content = server.ask("POST", "/v1/chat/completions", asked)
+    body = {"model": f"{model}:pushed", "messages": MESSAGES, "max_tokens": 3, "logprobs": True}
+    status, _, content = server.ask("POST", "/v1/chat/completions", body)
     assert status == 200
     assert schema.Completion.model_validate_json(content).choices[0].monosemy.monitors.prompt[0].name == "low"
     schema.ModelList.model_validate_json(server.ask("GET", "/v1/models")[2])
     schema.Failure.model_validate_json(server.ask("POST", "/v1/completions", {})[2])
-    streamed = asked | {"stream": True, "stream_options": {"include_usage": True}}
+    streamed = body | {"stream": True, "stream_options": {"include_usage": True}}
     events = server.ask("POST", "/v1/chat/completions", streamed)[2].split(b"\n\n")
     assert events[-2:] == [b"data: [DONE]", b""]
     for event in events[:-2]:
@@ -383,7 +383,7 @@ def test_recipes_that_the_run_keeps_are_served_unless_they_cannot_be(tmp_path: P
         ("taken", Edit(6, "ablate", sae=label)),
     ):
         save_recipe(run, SteeringRecipe(name, edit.sae, (edit,)))
-    served = served_run(run, recipes=[Recipe("taken", EDITS)], kept=kept_recipes(run))
+    served = served_run(run, recipes=[Recipe("taken", EDITS)], kept_recipes=kept_recipes(run))
     assert {name: recipe.edits for name, recipe in served.recipes.items()} == {
         "taken": EDITS,
         "calm-tone": (Edit(5, "ablate", sae=label),),

@@ -106,8 +106,7 @@ def test_streaming_swaps_disk_for_a_buffer():
 
 
 def test_what_is_there_already_is_not_asked_for_again():
-    plan = estimate(DEMO, WIDTHS, SMOL, reuse_activations=True, model_loaded=True)
-    assert "activations" not in plan.cache_disk
+    plan = estimate(DEMO, WIDTHS, SMOL, model_loaded=True)
     assert plan.memory["model"] == 0
     half = dataclasses.replace(DEMO, model=ModelConfig(dtype="bfloat16"))
     assert estimate(half, WIDTHS, SMOL).memory["model"] == 2 * SMOL.n_parameters
