@@ -61,9 +61,9 @@ def sae_bytes(config: RunConfig, kind: Kind) -> SaeBytes:
     from monosemy.training.trainee import Trainee
 
     options = options_of(config, kind.architecture)
-    described = SaeConfig(
-        kind.architecture, kind.d_in, config.d_sae, kind.l0, frozen_decoder=kind.frozen, options=options
-    )
+    # No size depends on the L0. One above the width is refused where SAEs are trained, not where they are only read.
+    l0 = min(kind.l0, config.d_sae)
+    described = SaeConfig(kind.architecture, kind.d_in, config.d_sae, l0, frozen_decoder=kind.frozen, options=options)
     with torch.device("meta"):
         trainee = Trainee(build_sae(described), config.training, n_steps=1, n_train_tokens=1)
     of_weights = [tensor.nbytes for tensor in trainee.sae.tensors().values()]

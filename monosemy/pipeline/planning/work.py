@@ -14,8 +14,8 @@ The kinds, for N rows, d and m width and latents of an SAE, P the model's parame
     byte        of activations, written
     second      whatever else, as it is
 
-Limits: attention scores are not counted (some per cent at short contexts), nor what joins several SAEs (a Jacobian
-penalty); the SAEs of rooms count as steps of their size.
+Limits: attention scores are not counted (some per cent at short contexts), nor what joins several SAEs (a penalty on
+pairs); the SAEs of rooms count as steps of their size.
 """
 
 from __future__ import annotations

@@ -256,7 +256,7 @@ def test_a_factor_that_files_leave_out_is_given_at_import(inputs, flags, tmp_pat
     settings = {"architecture": "jumprelu", "normalize_activations": "expected_average_only_in"}
     unscaled = str(lens_folder(tmp_path / "sae", tensors, **settings))
     words = ["import", unscaled, *flags, *SIZES, "--run", str(tmp_path / "run")]
-    assert "input_scale must be a positive number" in failure(capsys, *words, "--input-scale", "-1")
+    assert "--input-scale -1 must be above 0" in failure(capsys, *words, "--input-scale", "-1")
     assert not (tmp_path / "run").exists()
     cli.main([*words, "--input-scale", "1.5"])
     assert "--input-scale" not in capsys.readouterr().err
