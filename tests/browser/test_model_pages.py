@@ -78,7 +78,7 @@ def test_any_of_several_latents_is_traced_and_the_control_is_in_the_address(serv
     page.goto(f"{server.address}{STEER}?e=5:set:3:max,6:ablate:0:max&n=4&columns=steered%2Brandom&control=7")
     page.get_by_role("button", name="Write").click()
     expect(page.locator("[data-column=random] dl")).to_contain_text("Perplexity", timeout=SLOW)
-    expect(page.locator("[data-column=random]")).to_contain_text("(latent 7)")
+    expect(page.locator("[data-column=random]")).to_contain_text(re.compile(r"\(latents 7, \d+\)"))
     steered = page.locator("[data-column=steered]")
     steered.locator("summary", has_text="Tokens").click()
     last = steered.locator("tbody tr td:nth-child(7)")

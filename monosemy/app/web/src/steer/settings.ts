@@ -18,7 +18,7 @@ export const COLUMNS: { value: SteerColumn; text: string; about: string }[] = [
   { value: "default", text: "Default", about: "the model as it is" },
   { value: "steered", text: "Steered", about: "with the changes at the left" },
   { value: "prompted", text: "Prompted", about: "not steered, but told the instruction" },
-  { value: "random", text: "Random latent", about: "the same change to another latent that fires as often" },
+  { value: "random", text: "Random latent", about: "the same changes to latents that fire about as often" },
 ];
 const FACTORS = new Set<Operation>(["scale", "project"]);
 export const hasUnit = (operation: Operation): boolean => operation !== "ablate" && !FACTORS.has(operation);
