@@ -175,11 +175,17 @@ def _tried(
         best = try_latents(model, saes, requests=tried, words=options.find)[0]
     except TooStrongError:  # of one of them; the answer to the first says so, if it is that
         return requests[0]
-    outcome = (
-        f"says them {best.n_said} times in {best.n_words} words" if best.n_said else "is the first; none says them"
-    )
-    print(f"of {len(latents)} latents tried, {latents[best.candidate]} {outcome}", file=sys.stderr)
-    return requests[best.candidate if best.n_said else 0]
+    # Fluent answers come first, so one that says the words in broken text alone is not taken.
+    if not best.n_said:
+        print(
+            f"warning: no fluent answer of {len(latents)} latents tried says them; {latents[0]} is shown, the first of "
+            "them; give other words, or look for a latent on the pages (monosemy browse)",
+            file=sys.stderr,
+        )
+        return requests[0]
+    said_text = f"says {best.n_said} of them in {best.n_words} words"
+    print(f"of {len(latents)} latents tried, {latents[best.candidate]} {said_text}", file=sys.stderr)
+    return requests[best.candidate]
 
 
 def _with_found(options: argparse.Namespace, latent: int) -> argparse.Namespace:
