@@ -146,14 +146,13 @@ def is_of_connection(error: RuntimeError) -> bool:
 
 
 def ended(error: RuntimeError) -> LostError:
-    """The error of a rank that can no longer reach another one."""
-    if named := re.search(r"Rank (\d+) failed|from rank (\d+)", str(error)):
-        other = named[1] or named[2]
+    """The error of a rank that can no longer reach another one, named where torch names it or there is but one."""
+    named = re.search(r"Rank (\d+) failed|from rank (\d+)", str(error))
+    other = named[1] or named[2] if named else str(1 - ranks.rank()) if ranks.n_ranks() == 2 else None
+    if other is not None:
         return LostError(f"rank {other} was killed or cannot be reached; run the same command to continue")
-    return LostError(
-        f"rank {ranks.rank()} has lost its connection to the others ({_first_line(error)}); run the same command to "
-        "continue"
-    )
+    # torch's own line gives a place in its source and an address, neither of which says which rank it was.
+    return LostError(f"rank {ranks.rank()} has lost its connection to another one; run the same command to continue")
 
 
 def connect() -> GlooGroup:

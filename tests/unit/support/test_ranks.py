@@ -44,6 +44,10 @@ FAULTS = {
         "if rank == 1: os.kill(os.getpid(), signal.SIGKILL)\nranks.barrier()",
         "rank 1 was killed or cannot be reached; run the same command to continue",
     ),
+    "killed within an exchange": (
+        "if rank == 1: ranks.barrier()\nif rank == 1: os.kill(os.getpid(), signal.SIGKILL)\nranks.gathered(0)",
+        "rank 1 was killed or cannot be reached; run the same command to continue",
+    ),
     "other settings": (
         "ranks.agree('settings', {'training': {'batch_tokens': 512 + rank // 2}}, 'give every rank the same command')",
         "rank 2 has other settings: training.batch_tokens 513, but 512 at rank 0; give every rank the same command",
@@ -63,7 +67,7 @@ def test_every_fault_is_one_line_of_one_rank():
     for fault, (body, line) in FAULTS.items():
         ends = ended(start_ranks(body, 3 if fault == "other settings" else 2, fault))
         assert [line for rank in ends for line in rank.errors] == [f"error: {line}"], fault
-        killed = -signal.SIGKILL if fault == "killed" else 2
+        killed = -signal.SIGKILL if fault.startswith("killed") else 2
         assert {rank.status for rank in ends} == {2, killed}, fault
 
 
