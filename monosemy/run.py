@@ -26,7 +26,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
 from monosemy.config import LABELS, Difference, RunConfig, first_difference_of, from_json, to_json, with_labels
-from monosemy.errors import UserError
+from monosemy.errors import UserError, near_matches
 from monosemy.layout import FeatureFiles, RunFiles
 from monosemy.support import files, locks, ranks
 from monosemy.support.metrics import MetricsWriter
@@ -211,11 +211,32 @@ def read_run(folder: Path) -> tuple[RunConfig, dict[str, Any]]:
     path = RunFiles(folder).run_json
     if not path.exists():
         raise UserError(
-            f"{folder} is not a run folder (it has no {path.name}); give the folder a run was written to, "
-            "or make one of a single SAE: monosemy features SAE"
+            f"{folder} is not a run folder (it has no {path.name}); "
+            f"{near_runs(folder)}give the folder a run was written to, or make one of a single SAE: "
+            "monosemy features SAE"
         )
     document = _read_format(path)
     return from_json(RunConfig, document.get("config", {})), dict(document.get("provenance", {}))
+
+
+def near_runs(folder: Path) -> str:
+    """Which runs may have been meant by a folder that is none, as the start of a sentence; empty where none is near.
+
+    Those in the folder itself, or beside it those whose names resemble its own.
+    """
+    folder = folder.expanduser()
+    if inside := runs_inside(folder):
+        return f"it holds the runs {', '.join(map(str, inside[:3]))}; "
+    near = near_matches(folder.name, [run.name for run in runs_inside(folder.parent)])
+    return f"did you mean {' or '.join(str(folder.parent / name) for name in near)}? " if near else ""
+
+
+def runs_inside(folder: Path) -> list[Path]:
+    """The run folders that lie in a folder, sorted; none where it cannot be read."""
+    try:
+        return sorted(place for place in folder.iterdir() if RunFiles(place).run_json.is_file())
+    except OSError:
+        return []
 
 
 def read_stages(folder: Path) -> dict[str, Any]:

@@ -108,10 +108,12 @@ class Comparison:
     def _find_correlation(self) -> None:
         """Makes correlation available if both SAEs have features built on the same tokens; else notes why not."""
         first, second = self.a.database, self.b.database
-        without = [sae.name for sae in (self.a, self.b) if sae.database is None]
+        without = [sae for sae in (self.a, self.b) if sae.database is None]
         if first is None or second is None:
             self.notes["correlation"] = (
-                f"activations cannot be correlated: no features were built for {' and '.join(without)}"
+                f"activations cannot be correlated: no features were built for "
+                f"{' and '.join(sae.name for sae in without)}; "
+                f"build them: {' and '.join(sae.build_command for sae in without)}"
             )
         elif first.info.get("text_sha256") != second.info.get("text_sha256"):
             self.notes["correlation"] = "activations cannot be correlated: the features were built on different tokens"

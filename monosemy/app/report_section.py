@@ -48,7 +48,7 @@ def _lead(sae: Dictionary, n_clear: int) -> str:
     return (
         f"{count_text(n_clear)} of {count_text(sae.d_sae)} latents of {name} are clear: their label tells where they "
         f"fire, on text that it was not made from, with an AUROC of at least {setting_text(CLEAR_SCORE)} even at the "
-        "lower end of its interval. Some of them, unlike each other:"
+        "lower end of its interval, and they are neither very rare nor common. Some of them, unlike each other:"
     )
 
 

@@ -15,7 +15,7 @@ from monosemy.config import TextConfig, fingerprint
 from monosemy.errors import UserError
 from monosemy.layout import RunFiles, SaeFiles
 from monosemy.pipeline.imported import ImportSettings, describe_publication, import_saes, model_of, site_name
-from monosemy.run import read_run
+from monosemy.run import near_runs, read_run, runs_inside
 from monosemy.saes.listing import saved_saes
 
 _FOLDER = Path("runs")
@@ -36,7 +36,8 @@ def run_of_sae(source: str, settings: ImportSettings) -> tuple[Path, str]:
     except UserError as error:
         # A mistyped run folder looks like a name on the hub.
         if place is None and not source.startswith("hf://"):
-            raise UserError(f"{source} is not a run folder here; taken as a name on the hub: {error}") from None
+            near = near_runs(Path(source))
+            raise UserError(f"{source} is not a run folder here; {near}taken as a name on the hub: {error}") from None
         raise
     model, site = model_of(publication, settings.model), site_name(publication, settings.site)
     text = settings.text or TextConfig.source
@@ -60,6 +61,8 @@ def _sae_place(source: str) -> Path | None:
     if not path.exists():
         read_run(path)  # raises: this is no run either
     no_run = f"{source} is not a run folder (it has no run.json)"
+    if runs_inside(path):
+        raise UserError(f"{no_run}; {near_runs(path)}give one, or one of its SAEs")
     try:
         layout, place = layout_of(path)
     except UserError as error:

@@ -515,7 +515,7 @@ def test_the_list_opens_with_clear_latents_and_every_filter_stands_in_a_group(se
     expect(page.get_by_text("holds best come first")).to_be_visible()
     wait_for_answers(page)
     first = page.locator("tbody tr td:nth-child(1)").all_inner_texts()[:10]
-    page.get_by_role("group", name="Label").get_by_role("button", name="Clear").click()
+    page.get_by_role("group", name="Label").get_by_role("button", name="Label holds").click()
     wait_for_answers(page)
     n = number(page.locator("#list").inner_text())
     kept = page.locator("tbody tr td:nth-child(1)").all_inner_texts()[:10]

@@ -8,6 +8,7 @@ import json
 import multiprocessing
 import os
 import platform
+import re
 import signal
 import subprocess
 import sys
@@ -289,3 +290,15 @@ def test_a_first_run_in_a_folder_that_was_there_keeps_other_files(tmp_path):
     with pytest.raises(UserError), open_run(tmp_path, CONFIG):
         raise UserError("stopped with something written")
     assert {"run.json", "metrics.jsonl"} <= {path.name for path in tmp_path.iterdir()}
+
+
+def test_a_mistyped_run_and_a_folder_of_runs_name_the_runs_that_are_there(tmp_path):
+    for name in ("demo", "mine"):
+        with open_run(tmp_path / name, CONFIG):
+            pass
+    with pytest.raises(UserError, match=f"did you mean {re.escape(str(tmp_path / 'demo'))}\\? give"):
+        read_run(tmp_path / "dmo")
+    with pytest.raises(UserError, match=re.escape(f"it holds the runs {tmp_path / 'demo'}, {tmp_path / 'mine'}; give")):
+        read_run(tmp_path)
+    with pytest.raises(UserError, match=r"run\.json\); give the folder"):
+        read_run(tmp_path / "zzzz" / "zzzz")

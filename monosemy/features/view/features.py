@@ -16,6 +16,7 @@ from monosemy.features.view.highlights import highlights
 from monosemy.support.html import Html, escape, join
 from monosemy.support.notebook import facts_line
 from monosemy.support.numbers import DASH, activation_text, count_text, fixed_text, rate_text
+from monosemy.support.visible import visible
 
 BEFORE, AFTER = 20, 8
 """Tokens of a context shown before and after its peak."""
@@ -95,6 +96,9 @@ class Latent:
             f"Latent {self.number} ({self.label})", dict(zip(("label score", "fires on"), self._numbers()))
         )
 
+    def __str__(self) -> str:
+        return "\n".join([repr(self), *(_line(context) for context in self.contexts())])
+
     def _numbers(self) -> tuple[str, str]:
         return (DASH if self.score is None else fixed_text(self.score, 2)), rate_text(self.firing_rate)
 
@@ -110,11 +114,24 @@ class Latent:
 
 
 class Latents(list[Latent]):
-    """Latents in an order; a notebook shows them as a table."""
+    """Latents in an order; a notebook shows them as a table, and print one a line."""
+
+    def __str__(self) -> str:
+        return "\n".join(map(repr, self)) or "no latents"
 
     def _repr_html_(self) -> str:
         row = Html("<tr><td>{}</td><td style='text-align:left'>{}</td><td>{}</td><td>{}</td></tr>")
         return str(_TABLE.format(join(row.format(item.number, item.label, *item._numbers()) for item in self)))
+
+
+def _line(context: Excerpt) -> str:
+    """A context as a line: the activation at the peak, and the text with the peak in marks."""
+    start, stop = ("…" if cut else "" for cut in context.cut)
+    pieces = [visible(piece) for piece in context.pieces]
+    peak = pieces[context.peak]
+    word = peak.lstrip(" ")
+    pieces[context.peak] = f"{peak[: len(peak) - len(word)]}«{word}»"
+    return f"{activation_text(context.value):>6}  {start}{''.join(pieces)}{stop}"
 
 
 def _row(context: Excerpt, maximum: float) -> Html:

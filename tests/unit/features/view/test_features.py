@@ -47,6 +47,16 @@ def test_latents_are_found_and_listed(features):
     assert features.search("nothing like it") == []
 
 
+def test_printed_they_stand_one_a_line_and_a_latent_with_its_contexts(features):
+    heading, context = str(features[0]).splitlines()
+    assert heading == repr(features[0])
+    assert context.split()[0] == "8.00"
+    assert " «July»" in context
+    assert str(features.clear(3)).splitlines() == [repr(latent) for latent in features.clear(3)]
+    assert str(features.search("nothing like it")) == "no latents"
+    assert "\x1b" not in str(features[2])
+
+
 def test_the_features_of_another_sae_are_asked_for_by_name(tmp_path):
     run = monosemy.open_run(write_feature_run(tmp_path / "run", (NAME, "jumprelu-l0_4-s0")))
     assert run.features("jumprelu-l0_4-s0").database.info["name"] == "jumprelu-l0_4-s0"

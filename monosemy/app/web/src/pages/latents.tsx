@@ -28,7 +28,7 @@ interface Triage {
 }
 /** In groups, in the order in which one asks: is the label any good, how often does it fire, on what, is it unlike others? */
 const TRIAGE: Triage[] = [
-  { group: "Label", name: "Clear", help: "Even the lower end of the label score's interval is at least 0.8", needs: "label_auroc_low", min: 0.8 },
+  { group: "Label", name: "Label holds", help: "Even the lower end of the label score's interval is at least 0.8", needs: "label_auroc_low", min: 0.8 },
   { group: "Label", name: "Label fits", help: "The label tells where it fires with AUROC of at least 0.95", needs: "label_auroc", min: 0.95 },
   { group: "Label", name: "Label fails", help: "The label tells where it fires with AUROC below 0.7", needs: "label_auroc", max: 0.7 },
   { group: "How often", name: "Dead", help: "Never fired on what the features were built from", needs: "firing_rate", max: 0 },

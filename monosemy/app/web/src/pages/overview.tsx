@@ -146,6 +146,7 @@ function SaeTable({ records, saes }: { records: EvaluationRecord[]; saes: SaeEnt
   if (sort) rows.sort((a, b) => Number(a.control) - Number(b.control) || (key(a) - key(b)) * (order === "desc" ? -1 : 1));
   const unevaluated = saes.filter((sae) => !records.some((record) => record.name === sae.name));
   const first = records[0];
+  const lossTokens = Math.max(0, ...records.map((record) => (record.n_loss_tokens as number | undefined) ?? 0));
   return (
     <section class="card" aria-labelledby="saes">
       <header>
@@ -230,7 +231,7 @@ function SaeTable({ records, saes }: { records: EvaluationRecord[]; saes: SaeEnt
         <p class="small muted">
           {run.unit === "rows"
             ? `Measured on ${count(first.n_tokens)} validation rows${first.n_documents === first.n_tokens ? "" : ` in ${count(first.n_documents)} groups`}; in brackets 95% intervals over ${first.n_documents === first.n_tokens ? "rows" : "groups of rows"}.`
-            : `Measured on ${count(first.n_tokens)} validation tokens from ${count(first.n_documents)} documents; in brackets 95% intervals over documents.`}
+            : `Measured on ${count(first.n_tokens)} validation tokens from ${count(first.n_documents)} documents${lossTokens ? `, what the model loses on ${count(lossTokens)} of them` : ""}; in brackets 95% intervals over documents.`}
         </p>
       )}
     </section>

@@ -27,7 +27,7 @@ export function Found({ sae }: { sae: SaeEntry }) {
                   {summary.n_clear > 0 ? (
                     <>
                       {count(summary.n_clear)} of {count(sae.d_sae)} latents of {saeTitle(sae)} are clear: their <Term word="label score">label's score</Term> is at least{" "}
-                      {summary.clear_score} even at the lower end of its interval. Some of them, unlike each other:
+                      {summary.clear_score} even at the lower end of its interval, and they are neither very rare nor common. Some of them, unlike each other:
                     </>
                   ) : (
                     <>No latent of {saeTitle(sae)} is clear by its <Term word="label score">label's score</Term>, which more text or longer training may change. The best are:</>
