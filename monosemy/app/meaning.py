@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from monosemy.app.catalogue import Array, Dictionary
+from monosemy.app.catalogue import Dictionary
 from monosemy.app.lists import checked_query, hit
 from monosemy.app.live import LiveModel
 from monosemy.features.store.database import FeatureDatabase
@@ -60,7 +60,7 @@ class Meanings:
         if key not in self._indexes:
             if self._embedding is None:
                 weights = self._live.model().module.get_input_embeddings().weight  # type: ignore[operator]
-                self._embedding = Embedding.read(lambda tokens: _rows(weights, tokens), len(weights))
+                self._embedding = Embedding.of(weights)
             index = MeaningIndex.build(database, self._embedding, self._token_ids)
             while len(self._indexes) >= MOST_INDEXES:
                 self._indexes.pop(next(iter(self._indexes)))
@@ -70,12 +70,3 @@ class Meanings:
     def _token_ids(self, words: Sequence[str]) -> list[list[int]]:
         tokenizer = self._live.model().tokenizer_for("a search by meaning")
         return list(tokenizer(list(words), add_special_tokens=False)["input_ids"]) if words else []
-
-
-def _rows(weights: Any, tokens: Array) -> Array:
-    """Rows of a weight matrix on any device, as float32 on this machine."""
-    import torch
-
-    with torch.no_grad():
-        rows = weights[torch.as_tensor(tokens, device=weights.device)].float().cpu()
-    return np.asarray(rows.numpy())

@@ -94,6 +94,7 @@ def run_steer(words: list[str]) -> None:
     model, sae, scales = load_run(subject.folder, saved.folder, subject.moved)
     loaded_others = _load_others(others, str(model.device))
     if options.find:
+        from monosemy.steering.candidates import firing_latents, in_turn, named_latents
         from monosemy.steering.saes import SteeringSaes
 
         scores, ranked = score_words(model, sae, scales, options.find)
@@ -101,8 +102,13 @@ def run_steer(words: list[str]) -> None:
             found_names = names_of(saved.folder, [int(scores.latents[row]) for row in ranked[:N_FOUND]])
             print_found(model, sae, scores, rows=ranked[:N_FOUND], names=found_names)
             return
-        best = [int(scores.latents[row]) for row in ranked[:N_TRIED]]
-        request = _tried(model, SteeringSaes(sae, scales, loaded_others), options, best, about=(recipe, saved))
+        sources = (
+            firing_latents(model, sae, scales, options.find, N_TRIED),
+            named_latents(model, saved.folder, options.find, N_TRIED),
+            [int(scores.latents[row]) for row in ranked[:N_TRIED]],
+        )
+        latents = in_turn(sources, N_TRIED)
+        request = _tried(model, SteeringSaes(sae, scales, loaded_others), options, latents, about=(recipe, saved))
     assert request is not None
     names = _names(saved, others, request)
     if recipe and recipe.model not in ("", model.name):
@@ -175,16 +181,17 @@ def _tried(
         best = try_latents(model, saes, requests=tried, words=options.find)[0]
     except TooStrongError:  # of one of them; the answer to the first says so, if it is that
         return requests[0]
+    latent = latents[best.candidate]
     # Fluent answers come first, so one that says the words in broken text alone is not taken.
     if not best.n_said:
         print(
-            f"warning: no fluent answer of {len(latents)} latents tried says them; {latents[0]} is shown, the first of "
-            "them; give other words, or look for a latent on the pages (monosemy browse)",
+            f"warning: no fluent answer of {len(latents)} latents tried says them; {latent} is shown, whose answer "
+            "comes nearest; give other words, or look for a latent on the pages (monosemy browse)",
             file=sys.stderr,
         )
-        return requests[0]
+        return requests[best.candidate]
     said_text = f"says {best.n_said} of them in {best.n_words} words"
-    print(f"of {len(latents)} latents tried, {latents[best.candidate]} {said_text}", file=sys.stderr)
+    print(f"of {len(latents)} latents tried, {latent} {said_text}", file=sys.stderr)
     return requests[best.candidate]
 
 

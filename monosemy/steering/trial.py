@@ -7,9 +7,10 @@ answers, and some of the first ones say the words nowhere.
 
     share of the words   answer's words that begin with a wished-for word / answer's words      (no case)
 
-Fluent answers come first: those of whose pairs of tokens at least `MIN_DISTINCT` are different (distinct-2). Equal ones
-keep their order. Limits: one short greedy answer each, and the latent is chosen by what is then shown, so another
-prompt will have fewer of the words.
+Fluent answers come first: those of whose pairs of tokens at least `MIN_DISTINCT` are different (distinct-2). Among
+those with an equal share, none for example, the one whose words come nearest to the wished-for ones in the model's
+token embedding is first ("defeat the enemy" for "war"); what is then still equal keeps its order. Limits: one short
+greedy answer each, and the latent is chosen by what is then shown, so another prompt will have fewer of the words.
 """
 
 from __future__ import annotations
@@ -18,12 +19,14 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from monosemy.rooms import load
 from monosemy.steering.request import SteeringRequest
 
 if TYPE_CHECKING:
     from monosemy.models.adapter import LanguageModel
     from monosemy.steering.saes import SteeringSaes
 
+_NEARNESS = "monosemy.features.view.meaning:nearness"
 N_TRIED = 32
 N_TOKENS = 32
 MIN_DISTINCT = 0.6
@@ -39,6 +42,8 @@ class Trial(NamedTuple):
     """Words of the answer that begin with a wished-for one."""
     n_words: int
     fluent: bool
+    nearness: float = 0.0
+    """How near the answer's words come to the wished-for ones (`features.view.meaning.nearness`)."""
 
     @property
     def share(self) -> float:
@@ -71,8 +76,14 @@ def try_latents(
     with progress.stage(f"try the first {len(prompts)}", total=n_tokens, unit="tokens") as bar:
         writing = generating(model, prompts, edits, n_tokens=n_tokens, sampling=Sampling())
         answers = finished(writing, advance=bar.advance)
-    trials = [_trial(number, answer.ids, answer.text, words) for number, answer in enumerate(answers)]
-    return sorted(trials, key=lambda trial: (not trial.fluent, -trial.share))
+    embedding = model.module.get_input_embeddings().weight  # type: ignore[operator]
+    tokenizer = model.tokenizer_for("looking for words")
+    near = load(_NEARNESS)(embedding, tokenizer, words=words, texts=[answer.text for answer in answers])
+    trials = [
+        _trial(number, answer.ids, answer.text, words)._replace(nearness=nearness)
+        for number, (answer, nearness) in enumerate(zip(answers, near, strict=True))
+    ]
+    return sorted(trials, key=lambda trial: (not trial.fluent, -trial.share, -trial.nearness))
 
 
 def _trial(candidate: int, ids: Sequence[int], text: str, words: Sequence[str]) -> Trial:

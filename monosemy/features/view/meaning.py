@@ -20,12 +20,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from monosemy.errors import UserError
 from monosemy.features.labels.vocabulary import FUNCTION_WORDS
-from monosemy.features.store.database import FeatureDatabase
+from monosemy.features.store.database import FeatureDatabase, open_current
+from monosemy.layout import SaeFiles
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -46,6 +49,18 @@ class Embedding:
     mean: Array
     common: Array
     """float32 [N_COMMON, d]: orthonormal directions that are taken out."""
+
+    @staticmethod
+    def of(weights: Any) -> Embedding:
+        """Of the embedding matrix of a model, a tensor [n_tokens, d] on any device and in any dtype."""
+        import torch
+
+        def rows(tokens: Array) -> Array:
+            with torch.no_grad():
+                values = weights[torch.as_tensor(tokens, device=weights.device)].float().cpu()
+            return np.asarray(values.numpy())
+
+        return Embedding.read(rows, len(weights))
 
     @staticmethod
     def read(rows: Callable[[Array], Array], n_tokens: int) -> Embedding:
@@ -112,6 +127,46 @@ class MeaningIndex:
         present = np.maximum(1, (values > -1).sum(1))
         mean = np.where(values > -1, values, 0).sum(1) / present
         return np.where((values > -1).any(1), mean, -1).astype(np.float32), nearest
+
+
+def nearest_latents(sae_folder: Path, embedding_weights: Any, tokenizer: Any, *, words: Sequence[str]) -> list[int]:
+    """The latents near any of the words, nearest first; none where the SAE has no features of its present weights."""
+    sae = SaeFiles(sae_folder)
+    if sae.run is None:
+        return []
+    try:
+        database = open_current(sae.run.folder, sae.site, sae.name)
+    except UserError:
+        return []
+    token_ids = _token_ids(tokenizer)
+    index = MeaningIndex.build(database, Embedding.of(embedding_weights), token_ids)
+    query = [token for piece in token_ids([f" {word}" for word in words]) for token in piece]
+    scores, _ = index.scores(np.array(query, np.int64))
+    return [latent for latent in np.argsort(-scores, kind="stable").tolist() if scores[latent] > 0]
+
+
+def nearness(embedding_weights: Any, tokenizer: Any, *, words: Sequence[str], texts: Sequence[str]) -> list[float]:
+    """How near each text comes to the words: mean of the `N_BEST` largest s(t) over its words' tokens; −1 without."""
+    token_ids = _token_ids(tokenizer)
+    embedding = Embedding.of(embedding_weights)
+    query = _unit_sum(embedding, token_ids([f" {word}" for word in words]))
+    near = []
+    for text in texts:
+        tokens = {token for piece in token_ids([f" {word}" for word in content_words(text)]) for token in piece}
+        similarities = embedding.vectors(np.array(sorted(tokens), np.int64)) @ query if tokens else np.array([-1.0])
+        near.append(float(np.sort(similarities)[-N_BEST:].mean()))
+    return near
+
+
+def _token_ids(tokenizer: Any) -> Callable[[Sequence[str]], list[list[int]]]:
+    """Turns texts into tokens without special ones."""
+    return lambda texts: list(tokenizer(list(texts), add_special_tokens=False)["input_ids"]) if texts else []
+
+
+def _unit_sum(embedding: Embedding, pieces: Sequence[Sequence[int]]) -> Array:
+    """The direction of a query's tokens, a unit vector [d]."""
+    summed = embedding.vectors(np.array([token for piece in pieces for token in piece], np.int64)).sum(0)
+    return np.asarray(summed / max(1e-9, float(np.linalg.norm(summed))))
 
 
 def content_words(text: str) -> list[str]:
