@@ -146,13 +146,14 @@ def nearest_latents(sae_folder: Path, embedding_weights: Any, tokenizer: Any, *,
 
 
 def nearness(embedding_weights: Any, tokenizer: Any, *, words: Sequence[str], texts: Sequence[str]) -> list[float]:
-    """How near each text comes to the words: mean of the `N_BEST` largest s(t) over its words' tokens; −1 without."""
+    """How near each text comes to the words: mean of the `N_BEST` largest s(t) over its words' tokens; −1: no words."""
     token_ids = _token_ids(tokenizer)
     embedding = Embedding.of(embedding_weights)
     query = _unit_sum(embedding, token_ids([f" {word}" for word in words]))
     near = []
     for text in texts:
-        tokens = {token for piece in token_ids([f" {word}" for word in content_words(text)]) for token in piece}
+        text_words = "".join(c if c.isalpha() else " " for c in text).split()
+        tokens = {token for piece in token_ids([f" {word}" for word in text_words]) for token in piece}
         similarities = embedding.vectors(np.array(sorted(tokens), np.int64)) @ query if tokens else np.array([-1.0])
         near.append(float(np.sort(similarities)[-N_BEST:].mean()))
     return near

@@ -42,7 +42,7 @@ def test_the_latent_whose_answer_says_the_words_comes_first(tiny_model):
         assert trial.candidate == number
         fluent = [t for t in trials if t.fluent]
         assert trials.index(trial) == (0 if trial.fluent else len(fluent))
-        others_in_order = [t.candidate for t in fluent if t is not trial]
-        assert others_in_order == sorted(others_in_order)
+        others_by_meaning = [t.nearness for t in fluent if t is not trial]
+        assert others_by_meaning == sorted(others_by_meaning, reverse=True)
         return
     raise AssertionError("every answer has the same words")

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from feature_runs import MARKET, SCRIPT, THE, WORDS, open_tiny
 
-from monosemy.features.view.meaning import Embedding, MeaningIndex, content_words, query_words
+from monosemy.features.view.meaning import Embedding, MeaningIndex, content_words, nearness, query_words
 
 
 def test_common_directions_are_taken_out():
@@ -50,6 +51,22 @@ def test_the_labels_own_words_count(tmp_path: Path):
     index = MeaningIndex.build(database, embedding, lambda words: [ids.get(word, []) for word in words])
     scores, _ = index.scores(np.array([MARKET]))
     assert int(np.argmax(scores)) == 0  # “July” after “in”
+
+
+def test_a_text_is_as_near_as_its_nearest_words():
+    matrix = torch.randn(60, 40, generator=torch.Generator().manual_seed(0))
+    ids = {" war": [1], " enemy": [2], " sleep": [3], " rest": [4]}
+    matrix[2] = matrix[1] + 0.1 * matrix[2]  # of like use
+
+    def tokenizer(texts, add_special_tokens):
+        return {"input_ids": [ids[text] for text in texts]}
+
+    texts = ["enemy!", "sleep, rest", "1, 2."]
+    enemy, sleep, nothing = nearness(matrix, tokenizer, words=["war"], texts=texts)
+    assert enemy > 0.9
+    assert abs(sleep) < 0.7
+    assert nothing == -1
+    assert nearness(matrix, tokenizer, words=["war"], texts=["war"]) == [pytest.approx(1)]
 
 
 def test_words_of_a_query():
