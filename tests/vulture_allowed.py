@@ -18,8 +18,8 @@ Remove a name together with what it stands for; add one only with its reason.
     run_export_html,
 )
 run_export, run_import, run_export_neuronpedia, run_export_parquet, run_push
-latent_names, run_features, run_graph, run_info, run_jacobian, run_plan, run_probe, run_report, run_serve, run_show
-run_steer, run_trace, run_try
+latent_names, nearest_latents, run_features, run_graph, run_info, run_jacobian, run_plan, run_probe, run_report
+run_serve, run_show, run_steer, run_trace, run_try
 
 # What a room registers, likewise as text (rooms.py).
 (
