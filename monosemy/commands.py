@@ -173,9 +173,11 @@ def _start_of(start: str, words: list[str], *, command: str) -> _Start:
 
 def _check_before_start(config: RunConfig, n_processes: int, n_latent_shards: int | None) -> None:
     """Refuses settings once, and not in every process."""
+    from monosemy.models.engine import require_backend
     from monosemy.pipeline import check_config
 
     check_config(config)
+    require_backend(config.model, n_processes)
     if n_latent_shards:
         from monosemy.pipeline.wide import check_wide
 

@@ -45,6 +45,13 @@ class ModelConfig:
     kept in main memory. `none` keeps it on one device."""
     weights: Literal["full", "8bit"] = "full"
     """`8bit` keeps the weights of the layers in 8 bits, by bitsandbytes, on a GPU."""
+    backend: Literal["transformers", "eager", "vllm", "vllm-static"] = "transformers"
+    """What reads activations, through interp-engine unless it is `transformers`: `vllm` on GPUs (monosemy[vllm]),
+    `vllm-static` with CUDA graphs; `eager` is the same way without vLLM. All else runs on transformers."""
+    tensor_parallel: Annotated[int, Range(1, 1024, example=2)] = 1
+    """Number of GPUs over which vLLM spreads the model's matrices."""
+    gpu_memory: Annotated[float, Range(0, 1, example=0.5, above_low=True)] = 0.5
+    """Share of each GPU's memory that vLLM may take while it reads, beside the transformers model and the SAEs."""
     randomise: Literal["none", "published", "reinitialised", "matched"] = "none"
     """Redraw the model's weights, as a control: `published` draws matrices from N(0, (0.8/√d)²), `matched` draws each
     with its own mean and variance, `reinitialised` initialises the model as before training."""
@@ -301,6 +308,8 @@ def computed_settings(config: RunConfig) -> dict[str, Any]:
     for section, name, at_rest in _LATER:
         if computed[section][name] == at_rest:
             computed[section].pop(name)
+    for name in _OF_MACHINE:
+        computed["model"].pop(name)
     computed["activations"] = computed_activations(config.activations)
     return computed
 
@@ -309,9 +318,12 @@ _LATER = (
     ("model", "randomise", "none"),
     ("model", "device_map", "none"),
     ("model", "weights", "full"),
+    ("model", "backend", "transformers"),
     ("training", "device", "auto"),
 )
 """Settings that later versions added: (section, name, value at rest)."""
+_OF_MACHINE = ("tensor_parallel", "gpu_memory")
+"""Settings of the model that follow from the machine, and may change when a run is continued."""
 
 
 def computed_activations(settings: ActivationsConfig) -> dict[str, Any]:
@@ -328,7 +340,9 @@ def with_labels(config: RunConfig, labelled: RunConfig) -> RunConfig:
             described = {name: getattr(labels, name) for name in room.descriptive}
             config = with_room(config, dataclasses.replace(section, **described))
     activations = dataclasses.replace(config.activations, disk_budget=labelled.activations.disk_budget)
-    return dataclasses.replace(config, log_to=labelled.log_to, activations=activations)
+    of_machine = {name: getattr(labelled.model, name) for name in _OF_MACHINE}
+    model = dataclasses.replace(config.model, **of_machine)
+    return dataclasses.replace(config, log_to=labelled.log_to, activations=activations, model=model)
 
 
 class Difference(NamedTuple):

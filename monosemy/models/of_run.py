@@ -18,6 +18,7 @@ from monosemy.support.moved import NOT_MOVED, Moved, find_source
 
 if TYPE_CHECKING:
     from monosemy.models.adapter import LanguageModel
+    from monosemy.models.engine import EngineReader
 
 
 def load_run_model(
@@ -41,6 +42,23 @@ def load_run_model(
         model.name = settings.source + model.name.removeprefix(source)
     refuse_change("the model", began_with.get("fingerprint"), model.fingerprint, folder, flag="--model")
     return model
+
+
+def load_run_reader(
+    model: LanguageModel, folder: Path, config: RunConfig, provenance: Mapping[str, Any], *, moved: Moved
+) -> LanguageModel | EngineReader:
+    """What reads the activations of a run: its model, loaded already, or another engine with the same weights.
+
+    Raises UserError for what that engine cannot do.
+    """
+    from monosemy.models.engine import TRANSFORMERS, EngineReader
+
+    if config.model.backend == TRANSFORMERS:
+        return model
+    source = find_source(folder, config, provenance, "model", moved=moved)
+    return EngineReader(
+        model, source, config.model, sites=config.activations.sites, context_length=config.text.context_length
+    )
 
 
 def refuse_change(subject: str, before: str | None, now: str, folder: Path, *, flag: str) -> None:

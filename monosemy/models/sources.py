@@ -167,7 +167,7 @@ def model_size(source: str = EMBEDDED, revision: str | None = None) -> tuple[Mod
     if kind == "gguf":
         path = Path(source).expanduser()
         place, options["gguf_file"] = str(path.parent), path.name
-    with _explained(source), _quiet_transformers():
+    with _explained(source), quiet_transformers():
         config = AutoConfig.from_pretrained(place, trust_remote_code=False, **options)
         with torch.device("meta"):
             module = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
@@ -244,7 +244,7 @@ def _load(
     label = label or source
     # If it were unset, transformers would ask at the terminal, and run the code on a "y".
     options["trust_remote_code"] = False
-    with _explained(label), _quiet_transformers():
+    with _explained(label), quiet_transformers():
         config = AutoConfig.from_pretrained(source, **options)
         if getattr(config, "attn_logit_softcapping", None) is not None:
             placed["attn_implementation"] = "eager"
@@ -302,7 +302,7 @@ def _load_gguf(path: Path, dtype: str, device: torch.device) -> tuple[Any, Any]:
 
 
 @contextmanager
-def _quiet_transformers() -> Iterator[None]:
+def quiet_transformers() -> Iterator[None]:
     """Silences transformers' progress bars and notices within the block; faults of a model are raised or checked."""
     from transformers.utils import logging
 
@@ -359,6 +359,23 @@ def _explained(source: str) -> Iterator[None]:
 
 def _line(error: Exception) -> str:
     return " ".join(str(error).split())[:300]
+
+
+def local_folder(source: str, commit: str | None) -> Path:
+    """The folder, in transformers' format, of a model that has been loaded; `commit` is that of a hub model.
+
+    Raises UserError for a .gguf file, which is in another format.
+    """
+    kind = source_kind(source)
+    if kind == "embedded":
+        return embedded.embedded_folder()
+    if kind == "folder":
+        return Path(source).expanduser()
+    if kind == "gguf":
+        raise UserError(f"{source!r} is a .gguf file; give the model as a folder or a hub id")
+    from huggingface_hub import snapshot_download
+
+    return Path(snapshot_download(source, revision=commit, local_files_only=True))
 
 
 def _suggest(source: str) -> str:

@@ -62,6 +62,7 @@ def whole_run(
             "train a run of your own and import them into it"
         )
     check_config(config)
+    _require_backend_of_new(config, folder)
     ranks.agree("settings", to_json(config), "give every rank the same command")
     if ranks.n_ranks() > 1:
         on_first_look = None  # one SAE first would leave all processes but one waiting
@@ -86,11 +87,21 @@ def only_first_look(config: RunConfig, folder: Path) -> None:
     Raises UserError for a run that has none: one that keeps no activations, or reads too little text.
     """
     check_config(config)
+    _require_backend_of_new(config, folder)
     require_first_look(config)
     with open_run(folder, config) as run:
         if wants_first_look(run):
             with progress.together(first_look_stages(config, N_TOKENS)):
                 take_first_look(run, open_sources(run))
+
+
+def _require_backend_of_new(config: RunConfig, folder: Path) -> None:
+    """Raises UserError, before a new run has a folder, when this machine lacks what reads its activations."""
+    from monosemy.models.engine import require_here
+
+    # A run that is continued may have all its activations already.
+    if not RunFiles(folder).run_json.is_file():
+        require_here(config.model)
 
 
 def evaluate_folder(folder: Path, moved: Moved = NOT_MOVED) -> None:

@@ -25,7 +25,10 @@ if TYPE_CHECKING:
 
 def check_config(config: RunConfig) -> None:
     """Raises UserError for settings that are out of range or cannot work together. Opens no file."""
+    from monosemy.models.engine import require_backend
+
     check_ranges(config, flag_of)
+    require_backend(config.model, ranks.n_ranks())
     training = config.training
     if training.warmup_fraction + training.decay_fraction > 1:
         raise UserError(

@@ -89,7 +89,7 @@ class TextSource(FeatureSource):
             settings = prepared.config.activations
             shards = prepared.tokens.train
             for part in harvest_rows(
-                prepared.model, shards, prepared.sites, settings, statistics=prepared.rules, start=start, stop=stop
+                prepared.reader, shards, prepared.sites, settings, statistics=prepared.rules, start=start, stop=stop
             ):
                 token = part.sequence.numpy().astype(np.int64) * self.context_length + part.position.numpy()
                 yield ShardRows({site: part.activations[site] for site in sites}, token)

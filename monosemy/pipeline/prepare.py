@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from monosemy.activations.harvest import DropRules
+    from monosemy.activations.harvest import ActivationModel, DropRules
     from monosemy.activations.store import ActivationStore
     from monosemy.activations.stream import MixingStream, StoredStream
     from monosemy.activations.windows import WindowStream
@@ -45,6 +45,8 @@ class Prepared(TrainingData):
     rules: DropRules
     scale: Mapping[str, float]
     config: RunConfig
+    reader: ActivationModel
+    """What reads activations: `model`, or another engine (models/engine.py)."""
 
     @property
     def device(self) -> torch.device:
@@ -76,7 +78,7 @@ class Prepared(TrainingData):
         from monosemy.activations.harvest import harvest_rows
 
         settings = self.config.activations
-        for part in harvest_rows(self.model, self.tokens.validation, self.sites, settings, statistics=self.rules):
+        for part in harvest_rows(self.reader, self.tokens.validation, self.sites, settings, statistics=self.rules):
             yield ValidationRows(part.activations, part.document, part.n_tokens)
 
     @property
@@ -85,13 +87,13 @@ class Prepared(TrainingData):
         if self.store is not None:
             return fingerprint([self.store.fingerprint, self.tokens.fingerprint])
         return fingerprint(
-            [self.model.fingerprint, self.tokens.fingerprint, computed_activations(self.config.activations)]
+            [self.reader.fingerprint, self.tokens.fingerprint, computed_activations(self.config.activations)]
         )
 
     @property
     def fingerprints(self) -> dict[str, str]:
         """The separate fingerprints of what `fingerprint` covers."""
-        parts = {"model": self.model.fingerprint, "text": self.tokens.fingerprint}
+        parts = {"model": self.reader.fingerprint, "text": self.tokens.fingerprint}
         return parts | ({} if self.store is None else {"activations": self.store.fingerprint})
 
     def held_in(self, n_tokens: int, seed: int) -> dict[str, Tensor]:
@@ -126,7 +128,7 @@ class Prepared(TrainingData):
             part
             for first in first_sequences.tolist()
             for part in harvest_rows(
-                self.model,
+                self.reader,
                 shards,
                 self.sites,
                 settings,
@@ -164,14 +166,17 @@ class Opened:
     model: LanguageModel
     tokens: TokenSet
     sites: tuple[str, ...]
+    _: KW_ONLY
     seconds: float
     """What opening took."""
+    reader: ActivationModel
+    """As in `Prepared`."""
 
 
 def open_sources(run: Run) -> Opened:
     """Loads the model and tokenises the text, reusing what the cache holds. Raises UserError as `prepare` does."""
     from monosemy.data.tokens import prepare_tokens, separator_and_bos
-    from monosemy.models.of_run import load_run_model, refuse_change
+    from monosemy.models.of_run import load_run_model, load_run_reader, refuse_change
 
     config = run.config
     if any(room.activations for room in taking_part(config)):
@@ -189,6 +194,7 @@ def open_sources(run: Run) -> Opened:
             f"{model.name}; lower it to {model.max_positions} or less"
         )
     sites = tuple(dict.fromkeys(model.resolve(site) for site in config.activations.sites))
+    reader = load_run_reader(model, run.folder, config, run.provenance, moved=run.moved)
     check_context(config, starts_with_bos=separator_and_bos(model.tokenizer)[1] is not None)
     began_with = run.provenance.get("text", {}).get("fingerprint")
     tokens = prepare_tokens(
@@ -200,14 +206,14 @@ def open_sources(run: Run) -> Opened:
         lies_at=run.source("text"),
     )
     refuse_change("the text", began_with, tokens.fingerprint, run.folder, flag="--text")
-    read = {"model": model.fingerprint, "text": tokens.fingerprint}
+    read = {"model": reader.fingerprint, "text": tokens.fingerprint}
     ranks.agree("model or text", read, "give every rank the same files and settings")
     # Only places that have passed both checks are remembered.
     if ranks.is_first():
         remember_sources(run.folder, model=run.source("model"), text=run.source("text"))
     for remark in tokens.record.get("remarks", []):
         progress.say(f"text: {remark}")
-    return Opened(model, tokens, sites, time.perf_counter() - started)
+    return Opened(model, tokens, sites, seconds=time.perf_counter() - started, reader=reader)
 
 
 def prepare(run: Run, opened: Opened | None = None) -> Prepared:
@@ -242,7 +248,7 @@ def start_of(run: Run, opened: Opened, n_tokens: int) -> Prepared:
     from monosemy.activations.store import build_store
 
     config = run.config
-    store = build_store(opened.model, opened.tokens.train, opened.sites, config.activations, first_tokens=n_tokens)
+    store = build_store(opened.reader, opened.tokens.train, opened.sites, config.activations, first_tokens=n_tokens)
     return _stored(config, dataclasses.replace(opened, tokens=opened.tokens.first(store.n_sequences)), store)
 
 
@@ -254,12 +260,14 @@ def _activations(run: Run, opened: Opened) -> tuple[Prepared, dict[str, int]]:
     from monosemy.activations.windows import WindowStream
 
     config, model, tokens, sites = run.config, opened.model, opened.tokens, opened.sites
+    reader = opened.reader
     settings, training = config.activations, config.training
     if settings.storage == "disk":
-        store = build_store(model, tokens.train, sites, settings)
+        store = build_store(reader, tokens.train, sites, settings)
+        _close(reader)  # its memory is for the SAEs now
         return _stored(config, opened, store), store.record["n_dropped"]
-    statistics = ranks.from_first(lambda: measure_sites(model, tokens.train, sites, settings))
-    source = RowSource(model, tokens.train, sites, settings, statistics=statistics)
+    statistics = ranks.from_first(lambda: measure_sites(reader, tokens.train, sites, settings))
+    source = RowSource(reader, tokens.train, sites, settings, statistics=statistics)
     stream: MixingStream | WindowStream
     if settings.storage == "windows":
         stream = WindowStream(
@@ -276,7 +284,18 @@ def _activations(run: Run, opened: Opened) -> tuple[Prepared, dict[str, int]]:
             source, batch_tokens=training.batch_tokens, seed=config.text.seed, device=trained_on(config, model)
         )
     scale = {site: float(stream.scale[site]) for site in sites}
-    return Prepared(model, tokens, sites, None, stream=stream, rules=stream.rules, scale=scale, config=config), {}
+    prepared = Prepared(
+        model, tokens, sites, None, stream=stream, rules=stream.rules, scale=scale, config=config, reader=reader
+    )
+    return prepared, {}
+
+
+def _close(reader: ActivationModel) -> None:
+    """Ends the engine that reads beside the model, if there is one; it starts again where it is needed."""
+    from monosemy.models.engine import EngineReader
+
+    if isinstance(reader, EngineReader):
+        reader.close()
 
 
 def _stored(config: RunConfig, opened: Opened, store: ActivationStore) -> Prepared:
@@ -293,4 +312,6 @@ def _stored(config: RunConfig, opened: Opened, store: ActivationStore) -> Prepar
         device=trained_on(config, model),
     )
     scale = {site: float(store.scale[site]) for site in sites}
-    return Prepared(model, tokens, sites, store, stream=stream, rules=store.rules, scale=scale, config=config)
+    return Prepared(
+        model, tokens, sites, store, stream=stream, rules=store.rules, scale=scale, config=config, reader=opened.reader
+    )

@@ -58,6 +58,7 @@ STAGES: Mapping[str, frozenset[str]] = {
     "libraries": frozenset((HARVEST, TRAINING, EVALUATION, OTHER)),
     "model pass": frozenset((HARVEST, EVALUATION)),
     "activation shard": frozenset((HARVEST,)),
+    "vLLM": frozenset((HARVEST, EVALUATION)),
     "held rows": frozenset((TRAINING, EVALUATION)),
     "SAEs in evaluation": frozenset((EVALUATION,)),
     "logits": frozenset((EVALUATION,)),
@@ -79,6 +80,7 @@ class Remedy:
 
 _FEWER_SAES = "lower --d-sae, or train fewer architectures, l0, seeds or sites"
 REMEDIES: Mapping[str, Remedy] = {
+    "vLLM": Remedy("lower --model.gpu-memory, or --model.device cpu keeps all else off the GPU"),
     "model": Remedy("choose a smaller model, or --model.dtype bfloat16"),
     "SAEs in training": Remedy(f"{_FEWER_SAES} at a time", ("d_sae",)),
     "training step": Remedy("lower --training.batch-tokens or --d-sae", ("d_sae", "training.batch_tokens")),

@@ -42,7 +42,10 @@ def test_a_run_of_the_core_alone_takes_part_in_no_room():
     assert taking_part(config) == ()
     sections = {room.name for room in rooms() if room.settings}
     computed = {k: v for k, v in to_json(config).items() if k not in sections | {"recipe", "log_to"}}
-    later = {"model": ("randomise", "device_map", "weights"), "training": ("device",)}
+    later = {
+        "model": ("randomise", "device_map", "weights", "backend", "tensor_parallel", "gpu_memory"),
+        "training": ("device",),
+    }
     later |= {"activations": ("window_tokens", "disk_budget")}
     for section, names in later.items():
         for name in names:

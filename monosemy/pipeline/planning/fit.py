@@ -49,6 +49,8 @@ class Machine(NamedTuple):
     """Free, on one disk for all; None is that of this machine, or unknown for an assumed one."""
     n_model_devices: int = 1
     """GPUs that the layers of one model are spread over, equally."""
+    vllm_memory: int = 0
+    """What vLLM takes of each GPU while it reads activations."""
     assumed: bool = False
     """Whether it is another machine than this one, whose disks are not known."""
 
@@ -67,17 +69,31 @@ def this_machine(config: RunConfig, device: torch.device, n_processes: int) -> M
     # All processes are on one GPU where the configuration names it.
     n_devices = torch.cuda.device_count() if config.model.device in ("auto", "cuda") else 1
     n_model_devices = torch.cuda.device_count() if config.model.device_map != "none" else 1
-    free = torch.cuda.mem_get_info(device)[0]
-    return Machine(n_processes, min(n_devices, n_processes), free, n_model_devices=n_model_devices)
+    free, total = torch.cuda.mem_get_info(device)
+    return Machine(
+        n_processes,
+        min(n_devices, n_processes),
+        free,
+        n_model_devices=n_model_devices,
+        vllm_memory=vllm_memory(config, total),
+    )
 
 
-def other_machine(hardware: Hardware, n_processes: int | None = None, *, spread: bool = False) -> Machine:
-    """A machine with these devices: one process on each unless another number is given, one for a spread model."""
-    n_processes = 1 if spread else n_processes or hardware.n_devices
+def vllm_memory(config: RunConfig, of_device: int) -> int:
+    """The share of a GPU's bytes that vLLM may take; 0 where it does not read the activations."""
+    return int(config.model.gpu_memory * of_device) if config.model.backend.startswith("vllm") else 0
+
+
+def other_machine(config: RunConfig, hardware: Hardware, n_processes: int | None = None) -> Machine:
+    """A machine with these devices: one process on each unless another number is given, one for a spread model and for
+    vLLM."""
+    spread = config.model.device_map != "none"
+    of_vllm = vllm_memory(config, int(hardware.device.memory))
+    n_processes = 1 if spread or of_vllm else n_processes or hardware.n_devices
     memory = int(hardware.device.memory)
     n_model_devices = hardware.n_devices if spread else 1
     n_devices = min(hardware.n_devices, n_processes)
-    return Machine(n_processes, n_devices, memory, n_model_devices=n_model_devices, assumed=True)
+    return Machine(n_processes, n_devices, memory, n_model_devices=n_model_devices, vllm_memory=of_vllm, assumed=True)
 
 
 def memory_of(n_processes: int, memory: Mapping[str, int], *, n_ranks: int, in_slices: bool) -> dict[str, int]:
@@ -94,6 +110,10 @@ def on_device(plan: Plan, machine: Machine, *, n_ranks: int, in_slices: bool) ->
     memory = memory_of(machine.n_per_device, plan.memory, n_ranks=n_ranks, in_slices=in_slices)
     memory = {part: n for part, n in memory.items() if part not in IN_MAIN_MEMORY}
     memory["model"] //= machine.n_model_devices
+    if machine.vllm_memory:
+        memory["vLLM"] = machine.vllm_memory
+        # With a store on disk it ends before training.
+        memory["vLLM in training"] = 0 if "activations" in plan.cache_disk else machine.vllm_memory
     return dataclasses.replace(plan, memory=memory, cache_disk={}, run_disk={})
 
 

@@ -95,9 +95,11 @@ class RunPlan:
 
 def plan_run(config: RunConfig, folder: Path, question: Question) -> RunPlan:
     """The plan of a run in `folder`. Raises UserError for settings that cannot work, and as `load_model` does."""
+    from monosemy.models.engine import require_backend
     from monosemy.models.sources import model_size
 
     check_config(config)
+    require_backend(config.model, question.n_processes or 1)
     if any(room.activations for room in taking_part(config)):
         raise UserError("rows of your own need no plan: they lie where they are; monosemy train says what does not fit")
     size, d_heads = model_size(config.model.source, config.model.revision)
@@ -139,7 +141,7 @@ def planned(sizes: Sizes, folder: Path, question: Question, *, d_heads: int) -> 
 
 def _machine(config: RunConfig, question: Question) -> Machine:
     if question.hardware:
-        machine = other_machine(question.hardware, question.n_processes, spread=config.model.device_map != "none")
+        machine = other_machine(config, question.hardware, question.n_processes)
     else:
         from monosemy.models.sources import choose_device
 

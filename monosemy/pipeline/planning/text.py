@@ -61,8 +61,12 @@ def _speeds(plan: RunPlan) -> str:
     if not plan.costs:
         return "times: not measured"
     speeds = named_costs(plan.costs, plan.sizes)
+    backend = plan.sizes.config.model.backend
+    through = (
+        "" if backend == "transformers" else f" through transformers (activations come through {backend}, untimed)"
+    )
     model, step = count_text(speeds["model"]), count_text(speeds["step"])
-    speed_text = f"the model {model} tokens/s, one SAE {step} rows/s in training"
+    speed_text = f"the model {model} tokens/s{through}, one SAE {step} rows/s in training"
     if not plan.question.hardware:
         return f"times {MEASURED} on this machine just now: {speed_text}"
     shares = ", ".join(

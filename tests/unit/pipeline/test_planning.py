@@ -250,3 +250,25 @@ def test_a_spread_model_takes_an_equal_part_of_every_device_and_8_bits_a_byte(tm
     assert whole.most_on_device["model"] == 4 * part.most_on_device["model"] == 4 * SIZE.n_parameters
     assert (whole.machine.n_processes, part.machine.n_processes) == (4, 1)
     assert small.most_on_device["model"] == 2 * SIZE.n_parameters - SIZE.n_block_parameters
+
+
+def test_vllm_takes_its_share_of_a_gpu_while_activations_are_read(tmp_path):
+    sizes = Sizes(quick(), SIZE, {"layers.6.resid_post": 576})
+    disk = dataclasses.replace(quick(), model=ModelConfig(backend="vllm", gpu_memory=0.5))
+    stream = dataclasses.replace(disk, activations=dataclasses.replace(disk.activations, storage="stream"))
+    too_much = dataclasses.replace(disk, model=ModelConfig(backend="vllm", gpu_memory=1.0))
+    question = Question(hardware_of("h100x4"))
+    plain, on_disk, streamed, refused = (
+        planned(dataclasses.replace(sizes, config=config), tmp_path, question, d_heads=576)
+        for config in (quick(), disk, stream, too_much)
+    )
+    share = question.hardware.device.memory // 2
+    of_stage = [{stage.name: stage.device_memory for stage in plan.stages} for plan in (plain, on_disk, streamed)]
+    assert on_disk.machine.n_processes == 1
+    assert min(of_stage[1]["harvest"], of_stage[1]["reconstruction"]) > share
+    assert of_stage[1]["training"] < share < of_stage[2]["training"]
+    assert max(of_stage[0].values()) < share
+    assert "lower --model.gpu-memory" in str(refused.refusal)
+    assert "activations come through vllm, untimed" in plan_page(on_disk, tmp_path, "a machine")
+    with pytest.raises(UserError, match="runs in one process"):
+        plan_run(disk, tmp_path, Question(hardware_of("h100x4"), n_processes=4))
