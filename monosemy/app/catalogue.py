@@ -77,8 +77,7 @@ class Dictionary:
     @property
     def source_site(self) -> str | None:
         """The site that a transcoder reads, which lies under the site that it gives; None for an SAE."""
-        transcoder = (self.config.get("transforms") or {}).get("transcoder")
-        return str(self.config.get("site", "")) if transcoder else None
+        return str(self.config.get("site", "")) if self.saved.is_transcoder else None
 
     @property
     def d_sae(self) -> int:

@@ -36,6 +36,7 @@ from monosemy.report.summary import (
 from monosemy.support.files import write_text
 from monosemy.support.numbers import count_text, duration_text, measured_text, setting_text
 from monosemy.support.progress import stage
+from monosemy.support.wording import sites_text
 
 HEADINGS = {
     "frontier": "Reconstruction against sparsity, in numbers",
@@ -197,7 +198,7 @@ def _provenance(run: ReportInputs) -> Html:
     versions = inputs.pop("versions", {})
     rows = [
         ("Recipe", run.config.recipe),
-        ("Sites", ", ".join(run.sites)),
+        ("Sites", sites_text(run.sites)),
         *([] if run.of_rows else [("Training tokens asked for", count_text(run.config.text.n_tokens))]),
         ("Activations trained on, per SAE", _trained(run)),
         (f"Validation {run.unit.many} (FVU, L0, firing)", _range([r.n_tokens for r in run.records])),
@@ -255,8 +256,20 @@ def _flat(value: Any, prefix: str = "") -> dict[str, str]:
         if any(isinstance(item, Mapping) for item in value):
             parts = [_flat(item, f"{prefix} · {i + 1}") for i, item in enumerate(value)]
             return {key: text for part in parts for key, text in part.items()}
-        return {name: ", ".join(_text(item) for item in value)}
+        return {name: _list_text(prefix.rsplit(" · ", 1)[-1], value)}
     return {name: _text(value)}
+
+
+def _list_text(key: str, items: Sequence[Any]) -> str:
+    """The items of the list `key`; many sites in few words, also those of SAEs, which are (site, name)."""
+    if key == "sites":
+        return sites_text(map(str, items))
+    if key == "saes" and all(isinstance(item, list) and len(item) == 2 for item in items):
+        sites: dict[str, list[str]] = {}
+        for site, name in items:
+            sites.setdefault(str(name), []).append(str(site))
+        return "; ".join(f"{name} at {sites_text(at)}" for name, at in sites.items())
+    return ", ".join(map(_text, items))
 
 
 def _text(value: Any) -> str:

@@ -33,6 +33,7 @@ from monosemy.report.units import ROWS, TOKENS, Unit
 from monosemy.run import read_run, read_stages
 from monosemy.saes.listing import saved_saes
 from monosemy.support.metrics import read_metrics
+from monosemy.support.wording import natural_order
 
 MEASURES = (
     "l0",
@@ -138,8 +139,8 @@ class ReportInputs:
 
     @property
     def sites(self) -> list[str]:
-        """The sites in the order of evaluation.json, followed by those that only have curves."""
-        return list(dict.fromkeys([r.site for r in self.records] + [c.site for c in self.curves.values()]))
+        """The sites with records or curves, in the order of every list: layer 2 before layer 10."""
+        return sorted({r.site for r in self.records} | {c.site for c in self.curves.values()}, key=natural_order)
 
     def at(self, site: str) -> list[Evaluated]:
         return [record for record in self.records if record.site == site]

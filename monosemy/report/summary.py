@@ -7,13 +7,15 @@ more than the intervals allow (see compare.py).
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from monosemy.config import trains_nothing
 from monosemy.report.compare import Point, Verdict, beaten_by_control, names, points, verdicts, with_interval
 from monosemy.report.read import Evaluated, ReportInputs
-from monosemy.report.theme import label, order
-from monosemy.support.numbers import count_text, fixed_percent_text, rounded_text, setting_text
+from monosemy.report.theme import CONTROLS, label, order
+from monosemy.saes.listing import is_transcoder_kind
+from monosemy.support.numbers import count_text, counted_text, fixed_percent_text, rounded_text, setting_text
+from monosemy.support.wording import and_text, sites_text
 
 MEASURES = {"delta_loss": ("delta loss", " nats per token"), "fvu": ("FVU", "")}
 MANY_DEAD = 0.3
@@ -32,7 +34,11 @@ def _name(entry: object, otherwise: str) -> str:
 
 
 def title(run: ReportInputs) -> str:
-    return f"Sparse autoencoders of {model_name(run)}: {_and(run.sites)}"
+    """`Sparse autoencoders of MODEL: SITES`; `Transcoders of …` where the run has no others."""
+    kinds = {r.architecture for r in run.records} | {c.architecture for c in run.curves.values()}
+    kinds -= set(CONTROLS)
+    sort = "Transcoders" if kinds and all(map(is_transcoder_kind, kinds)) else "Sparse autoencoders"
+    return f"{sort} of {model_name(run)}: {sites_text(run.sites)}"
 
 
 def what_was_run(run: ReportInputs) -> str:
@@ -41,14 +47,14 @@ def what_was_run(run: ReportInputs) -> str:
     imported = [r for r in run.records if (r.site, r.name) in run.imported]
     if imported and trains_nothing(run.config):
         return (
-            f"{_published(imported)} measured on the activations of {model_name(run)} at {_and(run.sites)}, over "
+            f"{_published(imported)} measured on the activations of {model_name(run)} at {sites_text(run.sites)}, over "
             f"{measured} tokens. {_ELSEWHERE}"
         )
     # SAEs whose training stopped may have a curve but no record, so both are counted.
     saes = [r for r in run.records if not r.control and (r.site, r.name) not in run.imported]
     curves = [c for c in run.curves.values() if c.architecture in run.config.architectures]
-    n_trained = len({(r.site, r.name) for r in saes} | {(c.site, c.name) for c in curves})
-    kinds = order([r.architecture for r in saes] + [c.architecture for c in curves])
+    kind_of = {(c.site, c.name): c.architecture for c in curves} | {(r.site, r.name): r.architecture for r in saes}
+    kinds = order(kind_of.values())
     widths = sorted({r.d_sae for r in saes}) or [run.config.d_sae]
     levels = sorted({r.target_l0 for r in saes if r.target_l0} or set(run.config.l0))
     trained_on = max((c["n_tokens"].max() for c in run.curves.values()), default=math.nan)
@@ -56,15 +62,17 @@ def what_was_run(run: ReportInputs) -> str:
     activations = "rows, passes counted," if run.of_rows else "activations"
     trained = f"{most}{count_text(trained_on)} {activations}" if math.isfinite(trained_on) else activations
     seeds = len(run.config.seeds)
-    learnt = f"the activations of {model_name(run)} at {_and(run.sites)}"
+    learnt = f"rebuild the activations of {model_name(run)} at {sites_text(run.sites)}"
+    if kinds and all(map(is_transcoder_kind, kinds)):
+        learnt = f"compute the activations of {model_name(run)} at {sites_text(run.sites)} from what the MLPs receive"
     held_out = "tokens from documents that training never saw"
     if run.of_rows:
-        learnt, held_out = f"the rows of {model_name(run)}", "rows that training never saw"
+        learnt, held_out = f"rebuild the rows of {model_name(run)}", "rows that training never saw"
     beside = f" Beside them, {_published(imported)} measured on the same tokens. {_ELSEWHERE}" if imported else ""
     return (
-        f"{n_trained} sparse {_plural('autoencoder', n_trained)} ({_and([label(k) for k in kinds])}; "
+        f"{_dictionaries(kind_of.values())} ({and_text([label(k) for k in kinds])}; "
         f"{' or '.join(count_text(w) for w in widths)} latents; {_plural('sparsity level', len(levels))} L0 "
-        f"{_and([setting_text(v) for v in levels])}; {seeds} {_plural('seed', seeds)}) learnt to rebuild "
+        f"{and_text([setting_text(v) for v in levels])}; {seeds} {_plural('seed', seeds)}) learnt to "
         f"{learnt}. Each was trained on {trained} and measured on {measured} {held_out}.{beside}"
     )
 
@@ -72,9 +80,16 @@ def what_was_run(run: ReportInputs) -> str:
 _ELSEWHERE = "What was published was trained elsewhere, on text that may hold what it is measured on here."
 
 
+def _dictionaries(kinds: Collection[str]) -> str:
+    """`24 sparse autoencoders and 30 transcoders`, by the kind of each."""
+    n_transcoders = sum(map(is_transcoder_kind, kinds))
+    counts = {"sparse autoencoder": len(kinds) - n_transcoders, "transcoder": n_transcoders}
+    return and_text([counted_text(n, sort) for sort, n in counts.items() if n] or ["0 sparse autoencoders"])
+
+
 def _published(records: Sequence[Evaluated]) -> str:
     """`2 published sparse autoencoders (published JumpReLU; 16,384 latents) were`."""
-    kinds = _and([label(kind) for kind in order(r.architecture for r in records)])
+    kinds = and_text([label(kind) for kind in order(r.architecture for r in records)])
     widths = " or ".join(count_text(width) for width in sorted({r.d_sae for r in records}))
     verb = "was" if len(records) == 1 else "were"
     return f"{len(records)} published sparse {_plural('autoencoder', len(records))} ({kinds}; {widths} latents) {verb}"
@@ -109,7 +124,7 @@ def headline(run: ReportInputs, site: str) -> str:
             continue
         leaders = order(v.best.architecture for v in judged if v.best)
         levels = {name: [v for v in judged if v.best and v.best.architecture == name] for name in leaders}
-        lead = f"lowest {words}: {_and([f'{label(name)} at {_levels(where)}' for name, where in levels.items()])}."
+        lead = f"lowest {words}: {and_text([f'{label(name)} at {_levels(where)}' for name, where in levels.items()])}."
         sure = [v for v in judged if not v.tied]
         if not sure:
             return f"{lead} At none of these is the lead larger than the 95% intervals."
@@ -120,7 +135,7 @@ def headline(run: ReportInputs, site: str) -> str:
 
 
 def _levels(judged: Sequence[Verdict]) -> str:
-    return f"L0 {_and([setting_text(v.target_l0) for v in judged])}"
+    return f"L0 {and_text([setting_text(v.target_l0) for v in judged])}"
 
 
 CONTROL_WORDS = {
@@ -173,7 +188,7 @@ def control_sentence(site_points: Sequence[Point], control: str, words: str) -> 
     if not unclear:
         return f"Every SAE has a lower FVU than {words} at the same L0, with intervals apart."
     levels = ["" if p.target_l0 is None else f" at L0 {setting_text(p.target_l0)}" for p in unclear]
-    unclear_text = _and([f"{label(p.architecture)}{level}" for p, level in zip(unclear, levels, strict=True)])
+    unclear_text = and_text([f"{label(p.architecture)}{level}" for p, level in zip(unclear, levels, strict=True)])
     sentence = f"Not clearly lower in FVU than {words} at the same L0: {unclear_text}."
     n_clear = len(compared) - len(unclear)
     return sentence if n_clear == 0 else f"{sentence} The other {'one is' if n_clear == 1 else f'{n_clear} are'}."
@@ -190,6 +205,7 @@ def warnings(run: ReportInputs) -> list[str]:
     lines += [f"{c.name} at {c.site} was trained but not evaluated." for c in unevaluated]
     for (site, name), remarks in run.imported.items():
         lines += [f"{name} at {site}: {remark}." for remark in remarks]
+    without_control = []
     for site in run.sites:
         site_points = points(run.at(site))
         for p in site_points:
@@ -207,15 +223,16 @@ def warnings(run: ReportInputs) -> list[str]:
                 for p in dead
             ]
             lines.append(
-                f"{fixed_percent_text(MANY_DEAD)} or more of the latents are dead at {site}: {_and(dead_saes)}."
+                f"{fixed_percent_text(MANY_DEAD)} or more of the latents are dead at {site}: {and_text(dead_saes)}."
             )
         if site_points and not any(p.control for p in site_points):
-            lines.append(f"No control was measured at {site}: how much any dictionary would explain is not known.")
+            without_control.append(site)
+    if without_control:
+        lines.append(
+            f"No control was measured at {sites_text(without_control)}: how much any dictionary would explain is not "
+            "known."
+        )
     return lines
-
-
-def _and(items: Sequence[str]) -> str:
-    return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}" if items else "none"
 
 
 def _plural(word: str, n: int) -> str:

@@ -10,14 +10,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from monosemy.config import RunConfig, computed_settings, taking_part
+from monosemy.config import RunConfig, computed_settings, taking_part, to_json
 from monosemy.errors import UserError
 from monosemy.evals.evaluation_file import read_evaluation
 from monosemy.layout import RunFiles
 from monosemy.run import read_feature_info, read_run
 from monosemy.saes.config_file import describes_another
-from monosemy.saes.listing import SavedSae, saved_saes
-from monosemy.support.numbers import count_text, counted_text, duration_text, setting_text, value_text
+from monosemy.saes.listing import SavedSae, dictionaries_text, saved_saes
+from monosemy.support.numbers import DASH, count_text, duration_text, setting_text, value_text
+from monosemy.support.wording import sites_text
 
 _SECTIONS = ("model", "text", "activations", "architectures", "l0", "d_sae", "seeds", "rows", "evaluation")
 """Sections and settings that the lines of a run show, or that follow from them; others are named if they differ."""
@@ -29,11 +30,7 @@ def run_lines(folder: Path) -> list[str]:
     saes = saved_saes(folder)
     facts = _facts(folder, config, provenance)
     width = max(map(len, facts))
-    n_controls = sum(sae.control for sae in saes)
-    title = f"{folder}: {counted_text(len(saes) - n_controls, 'SAE')}"
-    if n_controls:
-        title += f" and {counted_text(n_controls, 'control')}"
-    lines = [title, ""]
+    lines = [f"{folder}: {dictionaries_text(saes)}", ""]
     lines += [f"  {name:{width}}  {text}" for name, text in facts.items()]
     if saes:
         lines += ["", *_table(folder, saes)]
@@ -53,10 +50,11 @@ def _facts(folder: Path, config: RunConfig, provenance: Mapping[str, Any]) -> di
             f"{text.source}: {count_text(text.n_tokens)} tokens, read {times}, "
             f"{count_text(text.n_validation_tokens)} for validation, contexts of {text.context_length}"
         )
-        facts["sites"] = ", ".join(config.activations.sites)
-    if config.architectures:
+        facts["sites"] = sites_text(config.activations.sites)
+    if config.architectures or taking_part(config):
         levels = ", ".join(map(setting_text, config.l0))
-        facts["asked for"] = f"{', '.join(config.architectures)}; L0 {levels}; {count_text(config.d_sae)} latents"
+        sizes = f"L0 {levels}; {count_text(config.d_sae)} latents"
+        facts["asked for"] = f"{', '.join(config.architectures)}; {sizes}" if config.architectures else sizes
         if len(config.seeds) > 1:
             facts["asked for"] += f"; seeds {', '.join(map(str, config.seeds))}"
     for room in taking_part(config):
@@ -77,7 +75,7 @@ def _facts(folder: Path, config: RunConfig, provenance: Mapping[str, Any]) -> di
 
 def _changed(config: RunConfig) -> list[str]:
     """Settings that are not the defaults, as their flags would be written, among those that no line shows."""
-    ours, defaults = computed_settings(config), computed_settings(RunConfig())
+    ours, defaults = computed_settings(config), to_json(RunConfig())
     names = []
     for section, value in ours.items():
         if section in _SECTIONS:
@@ -86,7 +84,7 @@ def _changed(config: RunConfig) -> list[str]:
             continue
         before = defaults.get(section, {})
         names += [
-            f"{section}.{name} {setting}"
+            f"{section}.{name} {' '.join(map(str, setting)) if isinstance(setting, list) else setting}"
             for name, setting in value.items()
             if setting != before.get(name) and (section, name) != ("training", "n_passes")
         ]
@@ -94,32 +92,44 @@ def _changed(config: RunConfig) -> list[str]:
 
 
 def _table(folder: Path, saes: Sequence[SavedSae]) -> list[str]:
-    """A line for every SAE: its name, what was measured, whether its latents can be read."""
+    """A line for every SAE: its name, what was measured, whether its latents can be read.
+
+    Columns that are empty for all of them are left out.
+    """
     try:
         records = {(record["site"], record["name"]): record for record in read_evaluation(folder)["records"]}
     except UserError:
         records = {}
     files = RunFiles(folder)
-    width = max(len(sae.label) for sae in saes)
-    lines = [f"  {'SAE':{width}}  {'L0':>7}  {'FVU':>6}  {'Δ loss':>7}  latents"]
-    for sae in saes:
-        record = records.get(sae.key, {})
-        cells = [value_text(record.get(name), decimals=n, missing="–") for name, n in _MEASURES]
-        described = _described(files, sae)
-        line = f"  {sae.label:{width}}  {cells[0]:>7}  {cells[1]:>6}  {cells[2]:>7}  {described}{sae.remark}"
-        lines.append(line.rstrip())
+    sort = "transcoder" if all(sae.is_transcoder for sae in saes) else "SAE"
+    columns = [[sort, *(sae.label for sae in saes)]]
+    for heading, measure, decimals in _MEASURES:
+        values = [records.get(sae.key, {}).get(measure) for sae in saes]
+        columns.append([heading, *(value_text(value, decimals=decimals) for value in values)])
+    columns.append(["latents", *(_described(files, sae) for sae in saes)])
+    columns = [column for column in columns if set(column[1:]) != {DASH}]
+    remarks = ["", *(sae.remark for sae in saes)]
+    widths = [max(map(len, column)) for column in columns]
+    lines = []
+    for cells, remark in zip(zip(*columns, strict=True), remarks, strict=True):
+        aligned = [
+            cell.rjust(width) if column[0] in _NUMBERS else cell.ljust(width)
+            for column, cell, width in zip(columns, cells, widths, strict=True)
+        ]
+        lines.append(f"  {'  '.join(aligned).rstrip()}{remark}")
     return lines
 
 
 def _described(files: RunFiles, sae: SavedSae) -> str:
-    """Whether the SAE has features, and whether they are of its present weights."""
+    """Whether the SAE has features, and whether they are of its present weights; `–` without features."""
     features = files.features(*sae.key)
     if not features.info.exists():
-        return "–"
+        return DASH
     return "outdated" if describes_another(read_feature_info(features.folder), sae.folder) else "features"
 
 
-_MEASURES = (("l0", 1), ("fvu", 3), ("delta_loss", 3))
+_MEASURES = (("L0", "l0", 1), ("FVU", "fvu", 3), ("Δ loss", "delta_loss", 3))
+_NUMBERS = {heading for heading, _, _ in _MEASURES}
 
 
 def _next(folder: Path, saes: Sequence[SavedSae]) -> list[str]:

@@ -10,7 +10,6 @@ there is nothing else.
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +20,9 @@ from monosemy.errors import UserError, unknown
 from monosemy.layout import RunFiles
 from monosemy.run import read_run
 from monosemy.saes.config_file import read_config_file
+from monosemy.support.numbers import counted_text
 from monosemy.support.visible import visible
+from monosemy.support.wording import and_text, natural_order, sites_text
 
 FROZEN_RANDOM = "frozen_random"
 TRANSCODER, SKIP_TRANSCODER = "transcoder_", "skip_transcoder_"
@@ -80,10 +81,14 @@ class SavedSae:
         if self.imported:
             return label_of(self.name)
         kind = FROZEN_RANDOM if self.control else str(self.config.get("architecture") or "unknown")
-        transforms = self.config.get("transforms") or {}
-        if not transforms.get("transcoder"):
+        if not self.is_transcoder:
             return kind
-        return f"{SKIP_TRANSCODER if transforms.get('skip') else TRANSCODER}{kind}"
+        return f"{SKIP_TRANSCODER if self.config['transforms'].get('skip') else TRANSCODER}{kind}"
+
+    @property
+    def is_transcoder(self) -> bool:
+        """Whether it reads another site than the one that it gives, under which it lies."""
+        return bool((self.config.get("transforms") or {}).get("transcoder"))
 
     @property
     def stopped(self) -> str:
@@ -106,6 +111,21 @@ class SavedSae:
 def label_of(name: str) -> str:
     """What tables and figures call the SAEs of this name: `topk` of `topk-l0_32-s0`."""
     return name.split("-")[0]
+
+
+def is_transcoder_kind(kind: str) -> bool:
+    """Whether an SAE of this `SavedSae.kind` is a transcoder."""
+    return kind.startswith((TRANSCODER, SKIP_TRANSCODER))
+
+
+def dictionaries_text(saes: Sequence[SavedSae]) -> str:
+    """How many there are of each sort: `30 transcoders`, `15 SAEs and 3 controls`; `0 SAEs` without any."""
+    n_controls = sum(sae.control for sae in saes)
+    n_transcoders = sum(sae.is_transcoder and not sae.control for sae in saes)
+    n_autoencoders = len(saes) - n_controls - n_transcoders
+    sorts = {"transcoder": n_transcoders, "SAE": n_autoencoders, "control": n_controls}
+    named = [counted_text(n, sort) for sort, n in sorts.items() if n or (sort == "SAE" and not n_transcoders)]
+    return and_text(named)
 
 
 def print_warnings(saes: Iterable[SavedSae]) -> None:
@@ -143,7 +163,7 @@ def choose_sae(folder: Path, label: str | None = None) -> SavedSae:
     if not matches:
         raise unknown("SAE", label, [sae.label for sae in saes])
     if len(matches) > 1:
-        sites = ", ".join(sae.site for sae in matches)
+        sites = sites_text(sae.site for sae in matches)
         raise UserError(f"SAE {label!r} is at several sites: {sites}; write SITE/{label}")
     refuse_stopped(matches[0].label, matches[0].stopped)
     return matches[0]
@@ -184,6 +204,4 @@ def _reason(message: str) -> str:
 
 def _rank(sae: SavedSae) -> tuple[Any, ...]:
     """The sort key of the list. Numbers within names count as numbers: L0 4 before L0 32, layer 2 before layer 10."""
-    # Splitting on digits gives alternating parts; zero-filled digits compare as numbers do, and never with a non-digit.
-    parts = [[(part.isdigit(), part.zfill(9)) for part in re.split(r"(\d+)", text)] for text in sae.key]
-    return parts[0], bool(sae.stopped), sae.control, parts[1]
+    return natural_order(sae.site), bool(sae.stopped), sae.control, natural_order(sae.name)

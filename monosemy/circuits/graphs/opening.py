@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
 
 from monosemy.errors import UserError, unknown
 from monosemy.layout import RUN_JSON
 from monosemy.saes.base import SparseAutoencoder
 from monosemy.saes.listing import SavedSae, default_sae, saved_saes
 from monosemy.saes.storage import load_sae
+from monosemy.support.wording import sites_text
 
 _SET_FILE = re.compile(r"layer_(\d+)\.safetensors")
 
@@ -41,16 +41,12 @@ def set_files(folder: Path) -> list[Path]:
     return [path for _, path in sorted(matches)]
 
 
-def is_transcoder(config: Any) -> bool:
-    """Whether a saved SAE's configuration is that of a transcoder."""
-    return bool((config.get("transforms") or {}).get("transcoder"))
-
-
 def run_transcoders(folder: Path, name: str | None = None) -> list[SavedSae]:
     """One transcoder for each site of a run that has any. Raises UserError when none has, or none of that name."""
-    saes = [sae for sae in saved_saes(folder) if is_transcoder(sae.config)]
+    saes = [sae for sae in saved_saes(folder) if sae.is_transcoder]
     if not saes:
-        sites = ", ".join(dict.fromkeys(sae.site for sae in saved_saes(folder))) or "none at all"
+        others = saved_saes(folder)
+        sites = f"at {sites_text(sae.site for sae in others)}" if others else "none at all"
         raise UserError(
             f"{folder} holds no transcoders, which a graph needs (its SAEs: {sites}); train them with monosemy train "
             "transcoders, or give a circuit-tracer set (--transcoders FOLDER)"
@@ -69,7 +65,7 @@ def open_controls(folder: Path, name: str | None = None) -> list[SparseAutoencod
 
     Only where every one of the sites has a control is there a set of them.
     """
-    saved = [sae for sae in saved_saes(folder) if is_transcoder(sae.config) and sae.control and not sae.stopped]
+    saved = [sae for sae in saved_saes(folder) if sae.is_transcoder and sae.control and not sae.stopped]
     controls: list[SavedSae] = []
     for sae in run_transcoders(folder, name):
         at_site = [control for control in saved if control.site == sae.site]

@@ -36,6 +36,7 @@ from monosemy.circuits.jacobian.weights import MlpWeights
 from monosemy.errors import UserError
 from monosemy.ranges import number_name
 from monosemy.shapes import Scalar
+from monosemy.support.wording import layers_text, sites_text
 from monosemy.training.trainee import Trainee
 from monosemy.training.trainer import Key
 
@@ -59,12 +60,13 @@ def pair_sites(sites: Sequence[str], layer: int | None) -> tuple[str, str]:
     if len(candidates) == 1:
         return f"{candidates[0]}.mlp_in", f"{candidates[0]}.mlp_out"
     if len(candidates) > 1:
+        layers = [int(block.split(".")[1]) for block in candidates]
         raise UserError(
-            f"jacobian.layer is open: {', '.join(candidates)} have both mlp_in and mlp_out; set it to one of them"
+            f"jacobian.layer is open: {layers_text(layers)} have both mlp_in and mlp_out; set it to one of them"
         )
     block = f"layers.{'N' if layer is None else layer}"
     raise UserError(
-        f"activations.sites ({', '.join(sites)}) lack the two ends of the pairs' MLP; add {block}.mlp_in and "
+        f"activations.sites ({sites_text(sites)}) lack the two ends of the pairs' MLP; add {block}.mlp_in and "
         f"{block}.mlp_out"
     )
 

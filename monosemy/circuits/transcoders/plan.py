@@ -14,6 +14,7 @@ from monosemy.config import RunConfig, room_settings
 from monosemy.errors import UserError
 from monosemy.ranges import number_name
 from monosemy.saes.listing import FROZEN_RANDOM, SKIP_TRANSCODER, TRANSCODER
+from monosemy.support.wording import sites_text
 
 
 class Planned(NamedTuple):
@@ -44,7 +45,7 @@ def mlp_sites(sites: Sequence[str], layers: Sequence[int]) -> list[tuple[str, st
     if lacking or not blocks:
         lacking = lacking or ["layers.N.mlp_in", "layers.N.mlp_out"]
         raise UserError(
-            f"activations.sites ({', '.join(sites)}) lack {' and '.join(lacking[:2])}, between which transcoders are "
+            f"activations.sites ({sites_text(sites)}) lack {' and '.join(lacking[:2])}, between which transcoders are "
             "trained; add them"
         )
     return [(f"{block}.mlp_in", f"{block}.mlp_out") for block in blocks]

@@ -16,6 +16,7 @@ from monosemy.features.store.database import FeatureDatabase, list_features, ope
 from monosemy.run import read_run
 from monosemy.saes.listing import choose_sae, saved_saes
 from monosemy.support import files
+from monosemy.support.wording import sites_text
 
 _SITE = re.compile(r"layers\.(\d+)\.(.+)")
 _HOOKS = {
@@ -89,8 +90,8 @@ def open_selected(run: Path, sae: str | None) -> FeatureDatabase:
         return open_features(run, *usable[0].key)
     matches = [saved for saved in saes if sae in (saved.label, saved.name)]
     if len(matches) > 1:
-        flags = " or ".join(f"--sae {saved.label}" for saved in matches)
-        raise UserError(f"SAE name {sae!r} is at several sites; choose one: {flags}")
+        sites = sites_text(saved.site for saved in matches)
+        raise UserError(f"SAE name {sae!r} is at several sites: {sites}; choose one, e.g. --sae {matches[0].label}")
     return open_features(run, *(matches[0] if matches else choose_sae(run, sae)).key)
 
 

@@ -13,6 +13,7 @@ from monosemy.support import files
 from monosemy.support.estimates import available_memory
 from monosemy.support.hardware import BANDWIDTH_SHARE, MODEL_SHARE, PRODUCT_SHARE
 from monosemy.support.numbers import count_text, counted_text, duration_text, fixed_percent_text, size_text
+from monosemy.support.wording import sites_text
 
 MEASURED, ASSUMED = "measured", "assumed"
 
@@ -37,8 +38,9 @@ def _about(plan: RunPlan) -> str:
     n_saes = sum(kinds_of(config, widths).values())
     own = f"{counted_text(n_saes, 'SAE')} of {counted_text(config.d_sae, 'latent')}" if n_saes else "dictionaries"
     passes = "once" if config.training.n_passes == 1 else f"{count_text(config.training.n_passes)} times"
+    sites = counted_text(len(widths), "site") + (f" ({sites_text(widths)})" if len(widths) > 1 else "")
     return (
-        f"{config.recipe}: {own} at {counted_text(len(widths), 'site')} of {config.model.source} "
+        f"{config.recipe}: {own} at {sites} of {config.model.source} "
         f"({count_text(plan.sizes.model.n_parameters)} parameters, {config.model.dtype}), on "
         f"{counted_text(plan.sizes.n_tokens, 'token')} read {passes}"
     )

@@ -422,7 +422,7 @@ def test_the_default_is_jumprelu_at_the_middle_l0_of_the_first_site(built):
 def test_names_are_checked(built):
     with pytest.raises(UserError, match=r"unknown SAE 'layers.1.resid_post/topk-l0_5-s0'; did you mean .*topk-l0_4-s0"):
         build_features(built, [f"{SITES[0]}/topk-l0_5-s0"])
-    with pytest.raises(UserError, match=r"at several sites: layers\.1\.resid_post, layers\.2\.mlp_in; write SITE/topk"):
+    with pytest.raises(UserError, match=r"at several sites: layers\.1\.resid_post and layers\.2\.mlp_in; write"):
         build_features(built, ["topk-l0_4-s0"])
     with pytest.raises(UserError, match="n_tokens must be at least 1, got 0"):
         build_features(built, None, 0)
