@@ -260,11 +260,10 @@ def read_feature_info(folder: Path) -> dict[str, Any]:
     the caller to check. Raises UserError when the file is missing or damaged.
     """
     path = FeatureFiles(folder).info
-    info = files.read_json(path)
+    again = "build it again: monosemy features RUN"
+    info = files.read_json(path, fix=again)
     if not isinstance(info, dict):
-        raise UserError(
-            f"{path} must hold a JSON object, got {type(info).__name__}; build it again: monosemy features RUN"
-        )
+        raise UserError(f"{path} must hold a JSON object, got {type(info).__name__}; {again}")
     return info
 
 
@@ -276,7 +275,7 @@ def load_config(path: Path) -> RunConfig:
     path = path.expanduser()
     if path.is_dir():
         return read_run(path)[0]
-    document = files.read_json(path)
+    document = files.read_json(path, fix="correct it there")
     if not isinstance(document, dict):
         raise UserError(f"{path} must hold a JSON object of settings, got {type(document).__name__}")
     if "config" in document:

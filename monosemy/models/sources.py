@@ -187,7 +187,9 @@ def model_size(source: str = EMBEDDED, revision: str | None = None) -> tuple[Mod
 def _adapter_folder(folder: Path) -> str:
     """The message for a folder with a LoRA adapter (as PEFT saves it) instead of a model: how to merge the two."""
     try:
-        base = files.read_json(folder / "adapter_config.json").get("base_model_name_or_path")
+        base = files.read_json(folder / "adapter_config.json", fix="fetch the adapter again").get(
+            "base_model_name_or_path"
+        )
     except (UserError, AttributeError):
         base = None
     of = f"model {base!r}" if base else "a model that its adapter_config.json does not name"

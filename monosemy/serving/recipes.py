@@ -19,7 +19,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from monosemy.config import from_json
 from monosemy.errors import UserError
-from monosemy.steering.recipe import SteeringRecipe, read_recipes, recipe_values
+from monosemy.steering.recipe import FIX, SteeringRecipe, read_recipes, recipe_values
 from monosemy.steering.request import Edit, Positions, check_agreement, written_edit, written_positions
 from monosemy.support import files
 
@@ -89,7 +89,7 @@ def _from_address(name: str, address: str) -> Recipe:
 
 
 def _from_file(path: Path) -> Recipe:
-    values = recipe_values(files.read_json(path), str(path))
+    values = recipe_values(files.read_json(path, fix=FIX), str(path))
     for key in ("name", "edits"):
         if not values.get(key):
             raise UserError(f"the recipe {path} needs {key!r}")

@@ -25,6 +25,11 @@ from monosemy.steering.request import OWN_SAE, Edit, Positions, check_agreement
 from monosemy.support import files
 
 FORMAT, VERSION = "monosemy-recipe", 1
+FIX = (
+    "correct it there, or delete the file and keep the recipe again (monosemy steer with --save-recipe NAME, or on the "
+    "steering page)"
+)
+"""What to do about a recipe's file that is no JSON: nothing makes it again by itself."""
 MAX_NAME = 80
 """Length of the longest name, in characters."""
 
@@ -101,7 +106,7 @@ def read_recipes(run: Path) -> Iterator[SteeringRecipe | UserError]:
     """The recipes of a run in the order of their names; an error in the place of one that cannot be read."""
     for path in RunFiles(run).recipes():
         try:
-            yield recipe_from_json(files.read_json(path), str(path))
+            yield _read_recipe(path)
         except UserError as error:
             yield error
 
@@ -123,7 +128,16 @@ def find_recipe(run: Path, name: str) -> SteeringRecipe:
                 '--set 0.4 --unit norm --prompt "…" --save-recipe NAME'
             )
         raise unknown("recipe", name, names, fix="or give the path of a recipe's file")
-    return recipe_from_json(files.read_json(path), str(path))
+    return _read_recipe(path)
+
+
+def _read_recipe(path: Path) -> SteeringRecipe:
+    """The recipe in a file. Raises UserError, which names the file, for anything else in it."""
+    document = files.read_json(path, fix=FIX)
+    try:
+        return recipe_from_json(document, str(path))
+    except UserError as error:
+        raise error if str(path) in str(error) else UserError(f"{path}: {error}") from None
 
 
 def save_recipe(run: Path, recipe: SteeringRecipe, *, replaces: bool = False) -> Path:

@@ -164,14 +164,17 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json_text.whole_characters(text) + "\n")
 
 
-def read_json(path: Path) -> Any:
-    """Reads JSON. Raises UserError, naming the file, when it is missing or not valid JSON."""
+def read_json(path: Path, *, fix: str = "restore it or delete it to redo that stage") -> Any:
+    """Reads JSON. Raises UserError, naming the file, when it is missing or not valid JSON.
+
+    fix: what to do about a file that is damaged. The default is for what a stage of a run has written.
+    """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path} does not exist") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not valid JSON ({error}); restore it or delete it to redo that stage") from None
+        raise UserError(f"{path} is not valid JSON ({error}); {fix}") from None
 
 
 def sha256(path: Path, progress: Callable[[int], None] | None = None) -> str:

@@ -46,9 +46,10 @@ def write_page_data(
 
 def read_page_data(target: GraphFiles) -> dict[str, Any]:
     """The content of page.json. Raises UserError when it is missing, damaged or of another version."""
-    data = files.read_json(target.page)
+    again = "make it again: monosemy graph TEXT --run RUN"
+    data = files.read_json(target.page, fix=again)
     if not isinstance(data, dict) or data.get("format") != FORMAT:
-        raise UserError(f"{target.page} is no graph of monosemy; make it again: monosemy graph TEXT --run RUN")
+        raise UserError(f"{target.page} is no graph of monosemy; {again}")
     if data.get("version") != VERSION:
         raise UserError(f"{target.page} has version {data.get('version')!r}, not {VERSION}; make the graph again")
     return data

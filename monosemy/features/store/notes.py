@@ -52,7 +52,7 @@ def read_notes(run: Path) -> list[Note]:
     path = RunFiles(run).notes
     if not path.exists():
         return []
-    document = files.read_json(path)
+    document = files.read_json(path, fix="restore it or move it away")
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         version = document.get("format") if isinstance(document, dict) else None
         raise UserError(f"{path} has format {version!r}, this version of monosemy reads {FORMAT}; upgrade monosemy")

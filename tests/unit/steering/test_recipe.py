@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import orjson
 import pytest
 import torch
@@ -46,6 +48,30 @@ def test_a_recipe_comes_back_as_it_was_kept(run):
     forget_recipe(run, "Two of them")
     forget_recipe(run, "Two of them")
     assert len(list(read_recipes(run))) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda text: text.replace(',\n "sae"', '\n "sae"'),
+            r"not valid JSON \(Expecting ',' delimiter: line 5 column 2",
+        ),
+        (lambda text: "?" + text, r"JSON \(Expecting value: line 1 column 1"),
+        (lambda text: text.replace('"set"', '"sett"'), "unknown operation 'sett'"),
+    ],
+)
+def test_a_file_that_is_broken_is_to_be_corrected_or_kept_again(run, change, message):
+    path = save_recipe(run, RECIPE)
+    path.write_text(change(path.read_text()))
+    with pytest.raises(UserError) as caught:
+        find_recipe(run, RECIPE.name)
+    for problem in (*read_recipes(run), caught.value):
+        assert re.search(message, str(problem))
+        assert str(path) in str(problem)
+        assert "stage" not in str(problem)
+        assert ("--save-recipe" in str(problem)) == ("JSON" in message)
+        assert "\n" not in str(problem)
 
 
 def test_edits_name_their_sae_or_are_the_request_s_own():
