@@ -19,20 +19,16 @@ shuffle) on 400,000 tokens of SmolLM2-135M, layers.12.resid_post, batches of 1,0
     stored order 0.258 (0.250, 0.266)      buffer of 4,096 tokens 0.027 (0.021, 0.032)
     full shuffle 0.000 (-0.003, 0.003)     16,384: 0.007 (0.005, 0.009)     65,536 and 131,072: 0.001 (0.000, 0.002)
 
-The number of steps of a MixingStream is fixed before the first one, because schedules need it. First positions and
-special tokens are counted exactly; the share of outliers is taken at the upper end of its interval on the sample of
-training tokens (Wilson, 99.9%), so that the text lasts about 0.1% longer than the steps. If the share is higher still,
-the stream starts the text again, and the record shows it (`n_text_passes`).
+If the share of outliers is higher than the number of steps allows for (harvested_stream.py), the stream starts the text
+again, and the record shows it (`n_text_passes`).
 
 Limits: bit-exact only on the same machine with the same number of threads, since the model's sums depend on both.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 import numpy as np
@@ -40,28 +36,23 @@ import torch
 from jaxtyping import Float32
 from torch import Tensor
 
-from monosemy.activations.harvest import (
-    REASONS,
-    ActivationModel,
-    SiteStatistics,
-    Tokens,
-    check_config,
-    drop_rules,
-    harvest_rows,
-    resolve_sites,
+from monosemy.activations.harvest import harvest_rows
+from monosemy.activations.harvested_stream import (
+    Batch,
+    HarvestedStream,
+    RowSource,
+    check_sizes,
+    check_state,
+    quality_record,
 )
 from monosemy.activations.row_store import RowStore
 from monosemy.activations.shards import DTYPES, narrowed
 from monosemy.activations.shuffle_quality import ROWS_PER_BATCH, NeighbourMeter, ShuffleQuality, measure_shuffle
-from monosemy.activations.store import ActivationStore, store_identity
-from monosemy.config import ActivationsConfig, fingerprint, positive
+from monosemy.activations.store import ActivationStore
 from monosemy.errors import UserError
 
 LEAST_CALIBRATION_ROWS, MOST_CALIBRATION_ROWS = 4096, 32_768
 """How many rows are reserved: a twentieth, or in small stores up to a tenth in order to reach the first number."""
-
-Batch = dict[str, Float32[Tensor, "n _"]]
-"""The rows of a batch by site: row i is the same token at every site, and sites differ in width."""
 
 
 class StoredStream:
@@ -221,22 +212,10 @@ class StoredStream:
         return permutation
 
 
-@dataclass(frozen=True)
-class RowSource:
-    """The source of rows that are not stored on disk: a text, the model that reads it, and the sites to harvest."""
-
-    model: ActivationModel
-    shards: Tokens
-    sites: Sequence[str]
-    config: ActivationsConfig
-    """Says which rows are dropped, and how large the buffer and a pass of the model are."""
-    _: KW_ONLY
-    statistics: Mapping[str, SiteStatistics]
-    """Norms (for outliers) and scale by site, measured on a sample of the training tokens."""
-
-
-class MixingStream:
+class MixingStream(HarvestedStream):
     """A stream that draws rows from a shuffle buffer, which the model fills; it reads the text once."""
+
+    storage = "stream"
 
     def __init__(
         self,
@@ -253,116 +232,48 @@ class MixingStream:
         Raises UserError when the buffer is smaller than two batches or two passes of the model, and when the text is
         too short for one step.
         """
-        model, shards, config, statistics = source.model, source.shards, source.config, source.statistics
-        check_config(config, shards.context_length)
-        capacity = config.buffer_tokens if buffer_tokens is None else buffer_tokens
-        check_sizes(batch_tokens=batch_tokens, seed=seed)
-        self._per_pass = config.batch_sequences * shards.context_length
+        super().__init__(source, batch_tokens=batch_tokens, scale=scale, seed=seed, device=device)
+        capacity = self.config.buffer_tokens if buffer_tokens is None else buffer_tokens
+        self._per_pass = self.config.batch_sequences * self.shards.context_length
         if capacity < (least := 2 * max(batch_tokens, self._per_pass)):
             raise UserError(
                 f"buffer_tokens must be at least {least} (two batches of {batch_tokens}, two model passes of "
                 f"{self._per_pass}), got {capacity}; raise activations.buffer_tokens or lower batch_sequences"
             )
-        self.sites = resolve_sites(model, source.sites)
-        self.model, self.shards, self.config = model, shards, config
-        self.statistics = {site: statistics[site] for site in self.sites}
-        self.rules = drop_rules(model, config, self.statistics)
-        self.scale = {site: float((scale or {}).get(site, self.statistics[site].scale)) for site in self.sites}
-        self.batch_tokens, self.buffer_tokens, self.seed = batch_tokens, capacity, seed
-        self.device = torch.device(device)
-        self.n_steps = usable_rows(shards, self.rules, self.statistics) // batch_tokens
-        if self.n_steps == 0:
-            raise UserError(
-                f"the text holds fewer usable tokens than one batch of {batch_tokens}; lower --training.batch-tokens "
-                "or give more text"
-            )
-        dtype = DTYPES[config.dtype]
-        self._buffer = {site: torch.empty(capacity, model.site_width(site), dtype=dtype) for site in self.sites}
-        self._meters: dict[str, NeighbourMeter] = {}
+        self.buffer_tokens = capacity
+        dtype = DTYPES[self.config.dtype]
+        self._buffer = {site: torch.empty(capacity, self.model.site_width(site), dtype=dtype) for site in self.sites}
         self._generator = torch.Generator().manual_seed(seed)
-        self._dropped: Counter[str] = Counter()
-        self.step = self._n_buffered = self._cursor = self._n_read = 0
+        self._n_buffered = self._cursor = 0
 
-    def __iter__(self) -> Iterator[Batch]:
-        return self
-
-    def __next__(self) -> Batch:
-        if self.step >= self.n_steps:
-            raise StopIteration
+    def _next_rows(self) -> Batch:
         # Refilled at half, so that a batch is always drawn from much more text than its own size.
         if self._n_buffered < self.buffer_tokens // 2:
             self._refill()
-        batch = self._draw()
-        for site, rows in batch.items():
-            self._meters[site].update(rows)
-        self.step += 1
-        return {site: rows.to(self.device) for site, rows in batch.items()}
+        return self._draw()
 
-    def state(self) -> dict[str, Any]:
-        """Everything that the following batches depend on: JSON values and, at the top level, tensors."""
-        n = self._n_buffered
-        state: dict[str, Any] = {
-            **self._identity(),
-            "step": self.step,
-            "cursor": self._cursor,
-            "n_read": self._n_read,
-            "n_dropped": self._counts(),
-            "generator": self._generator.get_state(),
-        }
-        state |= {f"buffer/{site}": buffer[:n].clone() for site, buffer in self._buffer.items()}
-        for site, meter in self._meters.items():
-            state |= {f"meter/{site}/{name}": tensor for name, tensor in meter.state().items()}
-        return state
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Continues from `state`, bit for bit. Raises UserError when it belongs to another stream."""
-        check_state(self._identity(), state)
-        self.step, self._cursor, self._n_read = state["step"], state["cursor"], state["n_read"]
-        self._dropped = Counter(state["n_dropped"])
-        self._generator.set_state(state["generator"])
-        self._meters = {}
-        for site, buffer in self._buffer.items():
-            held = state[f"buffer/{site}"]
-            self._n_buffered = len(held)
-            buffer[: len(held)] = held
-            if f"meter/{site}/mean" in state:
-                saved = {name: state[f"meter/{site}/{name}"] for name in ("mean", "direction_sum", "totals")}
-                self._meters[site] = NeighbourMeter(saved["mean"])
-                self._meters[site].restore(saved)
-
-    def shuffle_quality(self, site: str) -> ShuffleQuality | None:
-        """The neighbour correlation over all batches so far, across interruptions; None before the second batch."""
-        return self._meters[site].result() if site in self._meters else None
-
-    def record(self) -> dict[str, Any]:
-        """The stream's identity, length, dropped positions and shuffle quality so far, as JSON values for a record."""
+    def _settings(self) -> dict[str, Any]:
         return {
-            **self._identity(),
-            "n_steps": self.n_steps,
-            "n_tokens": self._n_read,
-            "n_text_passes": self._n_read / (self.shards.n_sequences * self.shards.context_length),
-            "n_dropped": self._counts(),
-            "rules": self.rules.to_json(),
-            "statistics": {site: stats.to_json() for site, stats in self.statistics.items()},
-            "shuffle_quality": {site: {"shuffled": quality_record(self.shuffle_quality(site))} for site in self.sites},
-        }
-
-    def _identity(self) -> dict[str, Any]:
-        """Everything that the batches depend on: a state of another identity is refused."""
-        return {
-            "storage": "stream",
-            "fingerprint": fingerprint(store_identity(self.model, self.shards, self.sites, self.config)),
-            "rules": fingerprint(self.rules.to_json()),
-            "sites": list(self.sites),
-            "scale": dict(self.scale),
             "batch_tokens": self.batch_tokens,
             "batch_sequences": self.config.batch_sequences,
             "buffer_tokens": self.buffer_tokens,
             "seed": self.seed,
         }
 
-    def _counts(self) -> dict[str, int]:
-        return {reason: self._dropped[reason] for reason in REASONS}
+    def _position(self) -> dict[str, Any]:
+        return {"cursor": self._cursor}
+
+    def _held(self) -> dict[str, Tensor]:
+        buffers = {f"buffer/{site}": buffer[: self._n_buffered].clone() for site, buffer in self._buffer.items()}
+        return {"generator": self._generator.get_state(), **buffers}
+
+    def _restore(self, state: Mapping[str, Any]) -> None:
+        self._cursor = state["cursor"]
+        self._generator.set_state(state["generator"])
+        for site, buffer in self._buffer.items():
+            rows = state[f"buffer/{site}"]
+            self._n_buffered = len(rows)
+            buffer[: len(rows)] = rows
 
     def _refill(self) -> None:
         """Harvests until another pass of the model might not fit, or until the text ends with a batch in the buffer."""
@@ -414,51 +325,3 @@ class MixingStream:
             buffer[holes] = buffer[movers]
         self._n_buffered = left
         return batch
-
-
-def usable_rows(shards: Tokens, rules: Any, statistics: Mapping[str, SiteStatistics]) -> int:
-    """The number of rows that will be kept, with a chance of 1 in 2,000 that it is too high.
-
-    It is the exact number of ordinary positions, less the upper end of the interval of the share of outliers.
-    """
-    special = np.array(sorted(rules.special_token_ids), dtype=np.int64)
-    ordinary = 0
-    for first in range(0, shards.n_sequences, 4096):
-        tokens = np.asarray(shards.sequences(first, min(first + 4096, shards.n_sequences)))
-        ordinary += int((~np.isin(tokens[:, rules.first_positions :], special)).sum())
-    # Any site will do: outliers of one site are dropped at all, so every site has the same counts.
-    measured = next(iter(statistics.values()))
-    limited = any(np.isfinite(limit) for limit in rules.norm_limits.values())
-    share = _wilson_upper(measured.n_outliers, measured.n_ordinary) if limited else 0.0
-    return int(ordinary * (1 - share))
-
-
-def _wilson_upper(count: int, n: int, z: float = 3.29) -> float:
-    """The upper end of the Wilson interval of the share count / n (z = 3.29: 99.9%)."""
-    p = count / n
-    spread = z * (p * (1 - p) / n + z * z / (4 * n * n)) ** 0.5
-    return (p + z * z / (2 * n) + spread) / (1 + z * z / n)
-
-
-def check_sizes(*, seed: int, **sizes: int) -> None:
-    """Raises UserError for a size that is not above 0 and for a negative seed."""
-    positive(**sizes)
-    if seed < 0:
-        raise UserError(f"seed must be 0 or more, got {seed}")
-
-
-def check_state(expected: Mapping[str, Any], state: Mapping[str, Any]) -> None:
-    """Raises UserError, naming what differs, for the state of a stream of another identity."""
-    different = [
-        f"{key} {state.get(key)} there, {value} here" for key, value in expected.items() if state.get(key) != value
-    ]
-    if different:
-        raise UserError(
-            f"the checkpoint belongs to another stream ({'; '.join(different)}); use the configuration it was made "
-            "with, or another run folder"
-        )
-
-
-def quality_record(quality: ShuffleQuality | None) -> dict[str, Any] | None:
-    """A shuffle quality as JSON values; None where it was not measured."""
-    return quality.to_json() if quality is not None else None

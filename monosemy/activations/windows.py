@@ -25,8 +25,7 @@ from __future__ import annotations
 
 import shutil
 import threading
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -34,19 +33,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from monosemy.activations.harvest import REASONS, check_config, drop_rules, resolve_sites
-from monosemy.activations.shuffle_quality import NeighbourMeter, ShuffleQuality
+from monosemy.activations.harvested_stream import Batch, HarvestedStream, RowSource
+from monosemy.activations.shuffle_quality import NeighbourMeter
 from monosemy.activations.store import (
     ActivationStore,
     completed_manifest,
     harvest_shard,
     make_folder,
     new_manifest,
-    store_identity,
 )
-from monosemy.activations.stream import Batch, RowSource, check_sizes, check_state, quality_record, usable_rows
 from monosemy.config import fingerprint
-from monosemy.errors import UserError
 from monosemy.support import files
 from monosemy.support.estimates import Windows
 
@@ -55,8 +51,10 @@ class _Stopped(Exception):
     """Ends the harvest of a window that is not needed any more."""
 
 
-class WindowStream:
+class WindowStream(HarvestedStream):
     """A stream that reads the text window by window, from activations of which the disk holds a bounded part."""
+
+    storage = "windows"
 
     def __init__(
         self,
@@ -75,29 +73,12 @@ class WindowStream:
 
         Raises UserError when two windows do not fit into the budget, and when the text is too short for one step.
         """
-        model, shards, config = source.model, source.shards, source.config
-        check_config(config, shards.context_length)
-        check_sizes(batch_tokens=batch_tokens, n_passes=n_passes, seed=seed)
-        self.sites = resolve_sites(model, source.sites)
-        self.model, self.shards, self.config = model, shards, config
-        self.statistics = {site: source.statistics[site] for site in self.sites}
-        self.rules = drop_rules(model, config, self.statistics)
-        self.scale = {site: float(self.statistics[site].scale) for site in self.sites}
-        self.batch_tokens, self.n_passes, self.seed = batch_tokens, n_passes, seed
-        self.device = torch.device(device)
-        self.n_steps = usable_rows(shards, self.rules, self.statistics) * n_passes // batch_tokens
-        if self.n_steps == 0:
-            raise UserError(
-                f"the text holds fewer usable tokens than one batch of {batch_tokens}; lower --training.batch-tokens "
-                "or give more text"
-            )
+        super().__init__(source, batch_tokens=batch_tokens, n_passes=n_passes, seed=seed, device=device)
+        model, shards, config = self.model, self.shards, self.config
         widths = [model.site_width(site) for site in self.sites]
         self.windows = Windows.of(config, shards.context_length, shards.n_sequences, widths, n_sharing=n_sharing)
-        self._store_identity = store_identity(model, shards, self.sites, config)
         self.folder = folder / fingerprint([self._store_identity, self.rules.to_json(), self.windows.n_sequences])
-        self.step = self._visit = self._row = self._n_read = 0
-        self._dropped: Counter[str] = Counter()
-        self._meters: dict[str, NeighbourMeter] = {}
+        self._visit = self._row = 0
         self._store: ActivationStore | None = None
         self._order = np.empty(0, dtype=np.int64)
         threaded = self.device.type != "cpu" if prefetch is None else prefetch
@@ -111,12 +92,7 @@ class WindowStream:
         self._ahead: dict[int, Future[None]] = {}
         self._stop = threading.Event()
 
-    def __iter__(self) -> Iterator[Batch]:
-        return self
-
-    def __next__(self) -> Batch:
-        if self.step >= self.n_steps:
-            raise StopIteration
+    def _next_rows(self) -> Batch:
         parts: dict[str, list[torch.Tensor]] = {site: [] for site in self.sites}
         needed = self.batch_tokens
         while needed:
@@ -127,11 +103,7 @@ class WindowStream:
             self._row, needed = self._row + len(row_numbers), needed - len(row_numbers)
             if self._row == len(self._order):
                 self._leave()
-        batch = {site: torch.cat(rows) for site, rows in parts.items()}
-        for site, meter in self._meters.items():
-            meter.update(batch[site])
-        self.step += 1
-        return {site: rows.to(self.device) for site, rows in batch.items()}
+        return {site: torch.cat(rows) for site, rows in parts.items()}
 
     def close(self) -> None:
         """Ends what is being made ahead; the stream can go on afterwards, without making windows ahead."""
@@ -144,58 +116,8 @@ class WindowStream:
         self._ahead = {}
         self._stop.clear()
 
-    def state(self) -> dict[str, Any]:
-        """Everything that the following batches depend on, and the counts so far: JSON values and tensors."""
-        state: dict[str, Any] = {
-            **self._identity(),
-            "step": self.step,
-            "visit": self._visit,
-            "row": self._row,
-            "n_read": self._n_read,
-            "n_dropped": self._counts(),
-        }
-        for site, meter in self._meters.items():
-            state |= {f"meter/{site}/{name}": tensor for name, tensor in meter.state().items()}
-        return state
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Continues from `state`, bit for bit. Raises UserError when it belongs to another stream."""
-        check_state(self._identity(), state)
-        self.step, self._visit, self._row = state["step"], state["visit"], state["row"]
-        self._n_read, self._dropped = state["n_read"], Counter(state["n_dropped"])
-        self._store = None
-        self._meters = {}
-        for site in self.sites:
-            if f"meter/{site}/mean" in state:
-                saved = {name: state[f"meter/{site}/{name}"] for name in ("mean", "direction_sum", "totals")}
-                self._meters[site] = NeighbourMeter(saved["mean"])
-                self._meters[site].restore(saved)
-
-    def shuffle_quality(self, site: str) -> ShuffleQuality | None:
-        """The neighbour correlation over all batches so far, across interruptions; None before the second batch."""
-        return self._meters[site].result() if site in self._meters else None
-
-    def record(self) -> dict[str, Any]:
-        """The stream's identity, length, dropped positions and shuffle quality so far, as JSON values for a record."""
+    def _settings(self) -> dict[str, Any]:
         return {
-            **self._identity(),
-            "n_steps": self.n_steps,
-            "n_tokens": self._n_read,
-            "n_text_passes": self._n_read / (self.shards.n_sequences * self.shards.context_length),
-            "n_dropped": self._counts(),
-            "rules": self.rules.to_json(),
-            "statistics": {site: stats.to_json() for site, stats in self.statistics.items()},
-            "shuffle_quality": {site: {"shuffled": quality_record(self.shuffle_quality(site))} for site in self.sites},
-        }
-
-    def _identity(self) -> dict[str, Any]:
-        """Everything that the batches depend on: a state of another identity is refused."""
-        return {
-            "storage": "windows",
-            "fingerprint": fingerprint(self._store_identity),
-            "rules": fingerprint(self.rules.to_json()),
-            "sites": list(self.sites),
-            "scale": dict(self.scale),
             "window_sequences": self.windows.n_sequences,
             "batch_tokens": self.batch_tokens,
             "batch_sequences": self.config.batch_sequences,
@@ -203,8 +125,12 @@ class WindowStream:
             "seed": self.seed,
         }
 
-    def _counts(self) -> dict[str, int]:
-        return {reason: self._dropped[reason] for reason in REASONS}
+    def _position(self) -> dict[str, Any]:
+        return {"visit": self._visit, "row": self._row}
+
+    def _restore(self, state: Mapping[str, Any]) -> None:
+        self._visit, self._row = state["visit"], state["row"]
+        self._store = None
 
     # --- windows ----------------------------------------------------------------------------------------------------
 

@@ -255,8 +255,9 @@ def start_of(run: Run, opened: Opened, n_tokens: int) -> Prepared:
 def _activations(run: Run, opened: Opened) -> tuple[Prepared, dict[str, int]]:
     """The prepared activations, and how many positions were dropped for each reason (empty while still unknown)."""
     from monosemy.activations.harvest import measure_sites
+    from monosemy.activations.harvested_stream import RowSource
     from monosemy.activations.store import build_store
-    from monosemy.activations.stream import MixingStream, RowSource
+    from monosemy.activations.stream import MixingStream
     from monosemy.activations.windows import WindowStream
 
     config, model, tokens, sites = run.config, opened.model, opened.tokens, opened.sites

@@ -21,6 +21,7 @@ MODULES = (
     "monosemy.activations.shards",
     "monosemy.activations.shuffle_quality",
     "monosemy.activations.store",
+    "monosemy.activations.harvested_stream",
     "monosemy.activations.stream",
     "monosemy.circuits.graphs.ablation",
     "monosemy.circuits.graphs.attention_scores",

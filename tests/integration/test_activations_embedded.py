@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from monosemy.activations.harvest import keep_mask, measure_sites
+from monosemy.activations.harvested_stream import RowSource
 from monosemy.activations.store import ActivationStore, build_store
-from monosemy.activations.stream import MixingStream, RowSource, StoredStream
+from monosemy.activations.stream import MixingStream, StoredStream
 from monosemy.config import ActivationsConfig, TextConfig
 from monosemy.data.tokens import TokenShards, prepare_tokens
 from monosemy.models.adapter import LanguageModel

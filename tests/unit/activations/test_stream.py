@@ -18,9 +18,10 @@ from activation_cases import CONFIG, OUTLIER, A, ArrayTokens, B, TableModel, exp
 from torch import Tensor
 
 from monosemy.activations.harvest import measure_sites
+from monosemy.activations.harvested_stream import RowSource
 from monosemy.activations.shuffle_quality import NeighbourMeter, measure_shuffle
 from monosemy.activations.store import ActivationStore, build_store
-from monosemy.activations.stream import MixingStream, RowSource, StoredStream
+from monosemy.activations.stream import MixingStream, StoredStream
 from monosemy.config import ActivationsConfig
 from monosemy.errors import UserError
 

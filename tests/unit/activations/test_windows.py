@@ -19,8 +19,8 @@ from torch import Tensor
 
 from monosemy.activations import windows
 from monosemy.activations.harvest import measure_sites
+from monosemy.activations.harvested_stream import RowSource
 from monosemy.activations.store import build_store
-from monosemy.activations.stream import RowSource
 from monosemy.activations.windows import WindowStream
 from monosemy.errors import UserError
 from monosemy.support.estimates import Windows
