@@ -20,7 +20,7 @@ _PUBLIC = {
     "open_run": "monosemy.pipeline.finished",
     "RunConfig": "monosemy.config",
     "UserError": "monosemy.errors",
-    "splice": "monosemy.evals.model_loss",
+    "splice": "monosemy.evals.splice",
     "evaluate": "monosemy.evals.evaluate",
     "evaluate_reconstruction": "monosemy.evals.reconstruction",
     "evaluate_model_loss": "monosemy.evals.model_loss",

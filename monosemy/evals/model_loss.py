@@ -1,7 +1,8 @@
 """Measures how much a language model's loss rises when reconstructions replace its activations.
 
-Place on the data's path: evaluation, in the part that runs the whole model. For each batch of sequences the layers up
-to the site run once; the rest of the model then runs once unchanged (clean), once with zeros and once per SAE.
+Place on the data's path: evaluation, in the part that runs the whole model. For each batch of sequences the model runs
+once unchanged (clean). Then, site after site in the order of layers, the layers up to the site run once, continuing
+from the site before; the rest of the model runs once with zeros and once per SAE.
 
   Δloss     = CE(spliced) − CE(clean)                                    nats per token
   recovered = (CE(zero) − CE(spliced)) / (CE(zero) − CE(clean))          1: nothing lost, 0: as bad as zeros
@@ -14,24 +15,23 @@ position predicts nothing and does not count. This is common practice (SAELens a
 ignored token out of the mean); damage that reaches dropped positions through attention is not counted. Padding does not
 count as positions at all.
 
-`check_splice` runs first: an identity dictionary must leave every logit bit-identical (Δloss exactly 0), and zeros
-must change at least one; otherwise the model is not edited where it should be.
+`splice.check_splice` runs first: the model must be edited where it should be, and nowhere else.
 
 Intervals: sums of the paired per-token differences over documents are resampled (intervals.py). Pairing makes the
 interval of Δloss far tighter than those of the losses. Per-token losses are computed in float32 and summed in float64.
 
 Limits: two arrays [batch, T, V] are in memory at once, the clean log-probabilities and the logits of a splice;
-log-softmax works on a few rows at a time. Cost: tokens × (1 + (1 + number of SAEs) × the share of the model after the
-site); the losses and KL add about 4% to that on a CPU (135M parameters, vocabulary 49,152).
+log-softmax works on a few rows at a time. Cost: tokens × (1 + the share of the model up to the last site + for each
+site (1 + number of SAEs) × the share after it); the losses and KL add about 4% to that on a CPU (135M parameters,
+vocabulary 49,152).
 """
 
 from __future__ import annotations
 
-import itertools
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import KW_ONLY, dataclass, field, replace
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 import torch
@@ -41,30 +41,17 @@ from torch import Tensor
 from monosemy.errors import UserError
 from monosemy.evals.documents import DocumentSums
 from monosemy.evals.intervals import Blocks, Interval, bootstrap_weights, ratio_interval
-from monosemy.evals.reconstruction import Dictionary, block_sums, check_width, require_finite, source_site
-from monosemy.models.padding import Padding, read_mask, text_positions
-from monosemy.shapes import PositionMask, SiteActivations, TextMask, TokenIds
-from monosemy.support.numbers import rounded_text
+from monosemy.evals.reconstruction import Dictionary, block_sums, check_width, source_site
+from monosemy.evals.splice import Edit, Model, check_splice, splice
+from monosemy.models.padding import Padding, read_mask
+from monosemy.shapes import PositionMask, TextMask, TokenIds
+from monosemy.support.wording import sites_text
 
-Edit = Callable[[Tensor], Tensor]
 _LOGIT_BYTES = 2**28  # the target size of one array of logits
 _CHUNK_ENTRIES = {
     "cpu": 2**19,
     "other": 2**24,
 }  # how many logits one log-softmax takes: on a CPU, as many as fit into its cache
-
-
-@runtime_checkable
-class Model(Protocol):
-    """A language model, as far as it is needed here (implemented by `models.adapter.LanguageModel`)."""
-
-    def site_width(self, site: str, /) -> int: ...
-
-    def prefix(self, tokens: TokenIds, site: str, /, *, attention_mask: TextMask | None = None) -> Any: ...
-
-    def logits(
-        self, tokens: TokenIds, edits: Mapping[str, Edit] | None = None, start: Any = None
-    ) -> Float[Tensor, "batch position vocab"]: ...
 
 
 @dataclass(frozen=True)
@@ -99,118 +86,65 @@ class ModelLosses:
     """Σ (CE(spliced) − CE(clean)) of each SAE by blocks of documents, for paired comparisons."""
 
 
-def splice(
-    dictionary: Dictionary | None,
-    keep: PositionMask | None = None,
-    *,
-    name: str = "",
-    site: str = "",
-) -> Splice:
-    """Makes the edit that replaces activations at kept positions by their reconstruction, or by zeros (None).
+@dataclass(frozen=True)
+class LossText:
+    """The sequences over which losses are measured; the fields are those of `evaluate_model_loss`.
 
-    Without `keep`, all positions are kept except the first token of each sequence, whose massive activation no SAE is
-    trained on. In padded sequences the model's `attention_mask` says which token is the first; padding is not edited.
-
-    Rows are read in float32 and written back in the model's own dtype. The edit raises UserError, naming the SAE, when
-    a reconstruction is not finite, and when the shape of `keep` is not that of the tokens.
+    Raises UserError where the shapes differ.
     """
-    return Splice(dictionary, keep, name, site)
+
+    tokens: TokenIds
+    keep: PositionMask
+    attention_mask: TextMask | None = None
+    documents: TokenIds | None = None
+
+    def __post_init__(self) -> None:
+        tokens, keep = tuple(self.tokens.shape), tuple(self.keep.shape)
+        if tokens != keep:
+            raise UserError(f"tokens are {tokens} but the kept positions {keep}: they must match")
+
+    def read(self) -> _ReadText:
+        """The same on the CPU, with the text of padded sequences first, and with the positions that count.
+
+        Raises UserError for a mask that does not fit.
+        """
+        tokens = torch.as_tensor(self.tokens, dtype=torch.int64).cpu()
+        keep = torch.as_tensor(self.keep, dtype=torch.bool).cpu()
+        documents = self.documents
+        if documents is None:
+            documents = torch.arange(len(tokens))[:, None].expand_as(tokens)
+        documents, has_next, mask = torch.as_tensor(documents).cpu(), torch.ones_like(keep), None
+        if self.attention_mask is not None:
+            # Text is moved to the front, where a causal model never attends to the padding behind it. The padding may
+            # then pass for text, which the mask of ones says.
+            padding = Padding.of(read_mask(self.attention_mask, tokens))
+            tokens, keep, documents = (padding.text_first(values) for values in (tokens, keep, documents))
+            tokens, keep = tokens.masked_fill(~padding.is_text, 0), keep & padding.is_text
+            has_next, mask = padding.is_text.roll(-1, dims=1), torch.ones_like(tokens)
+        has_next[:, -1] = False
+        return _ReadText(tokens, keep, mask, documents, counted=keep & has_next)
 
 
 @dataclass(frozen=True)
-class Splice:
-    """The edit that `splice` makes: a function from the activations of a site [B, T, d] to those that replace them."""
+class _ReadText:
+    """Sequences on the CPU, their text first; with the positions that are replaced (`keep`) and those that count."""
 
-    dictionary: Dictionary | None
-    keep: PositionMask | None
-    name: str
-    site: str
-    source: SiteActivations | None = None
-    """A transcoder's input, at all positions; None for a dictionary that reads the site itself."""
+    tokens: TokenIds
+    keep: PositionMask
+    attention_mask: TextMask | None
+    documents: TokenIds
+    _: KW_ONLY
+    counted: PositionMask
 
-    def with_mask(self, mask: PositionMask) -> Splice:
-        """The same edit for padded sequences, given where their text is (True)."""
-        keep = text_positions(mask) > 0 if self.keep is None else self.keep.to(mask.device) & mask
-        return replace(self, keep=keep)
-
-    def __call__(self, x_BTD: Float[Tensor, "batch position d"]) -> Float[Tensor, "batch position d"]:
-        if self.keep is None:
-            at = torch.ones(x_BTD.shape[:2], dtype=torch.bool, device=x_BTD.device)
-            at[:, 0] = False
-        else:
-            at = self.keep.to(x_BTD.device)
-        if at.shape != x_BTD.shape[:2]:
-            raise UserError(f"keep has shape {list(at.shape)}, but the tokens {list(x_BTD.shape[:2])}; they must match")
-        spliced = x_BTD.clone()
-        rows = x_BTD[at]
-        # Without rows there is nothing to encode, and writing zeros to no place changes nothing.
-        if self.dictionary is None or not len(rows):
-            spliced[at] = 0
-        else:
-            read = rows if self.source is None else self.source.to(at.device)[at]
-            home = _device_of(self.dictionary, rows)
-            x_hat = self.dictionary.decode(self.dictionary.encode(read.to(home, torch.float32)))
-            spliced[at] = require_finite(self.name, x_hat, self.site).to(x_BTD.device, x_BTD.dtype)
-        return spliced
+    def of(self, part: slice) -> _ReadText:
+        mask = None if self.attention_mask is None else self.attention_mask[part]
+        return _ReadText(self.tokens[part], self.keep[part], mask, self.documents[part], counted=self.counted[part])
 
 
-def _device_of(dictionary: Dictionary, rows: Tensor) -> torch.device:
-    """Where a dictionary computes: on the device of its tensors, or on that of the rows if it has none."""
-    if not isinstance(dictionary, torch.nn.Module):
-        return rows.device
-    tensors = itertools.chain(dictionary.parameters(), dictionary.buffers())
-    return next((tensor.device for tensor in tensors), rows.device)
-
-
-class IdentityDictionary:
-    """A dictionary that loses nothing: `encode` and `decode` return their argument (its code is the activation)."""
-
-    def __init__(self, d_in: int):
-        self.d_in = self.d_sae = d_in
-
-    def encode(self, x: Float[Tensor, "n d"]) -> Any:
-        return x
-
-    def decode(self, latents: Any) -> Float[Tensor, "n d"]:
-        return latents
-
-
-def check_splice(
-    model: Model,
-    site: str,
-    tokens: TokenIds,
-    keep: PositionMask,
-    *,
-    attention_mask: TextMask | None = None,
-) -> float:
-    """Checks on the first sequence with a kept position that splicing reaches the model and changes nothing else.
-
-    Returns the largest change of a logit by an identity dictionary, which is always exactly 0.0. Raises RuntimeError
-    when splicing the activation itself changes a logit, or when splicing zeros changes none. Either is a fault of the
-    adapter, not of the user.
-    """
-    # argmax gives the first of several maxima.
-    row = int(keep.any(dim=1).to(torch.int64).argmax())
-    tokens, keep = tokens[row : row + 1], keep[row : row + 1]
-    start = model.prefix(tokens, site, attention_mask=None if attention_mask is None else attention_mask[row : row + 1])
-    clean = model.logits(tokens, start=start)
-    identity = splice(IdentityDictionary(model.site_width(site)), keep, name="identity", site=site)
-    spliced = model.logits(tokens, edits={site: identity}, start=start)
-    if not torch.equal(clean, spliced):
-        difference = float((clean - spliced).abs().max())
-        raise RuntimeError(
-            f"splice check at {site}: an identity dictionary changed the logits by up to {rounded_text(difference)}"
-        )
-    if bool(keep.any()) and torch.equal(clean, model.logits(tokens, edits={site: splice(None, keep)}, start=start)):
-        raise RuntimeError(
-            f"splice check at {site}: zeros at the site changed no logit, so edits do not reach the model"
-        )
-    return float((spliced - clean).abs().max())
-
-
-def n_passes(saes: Mapping[str, Dictionary]) -> int:
-    """How many passes over the tokens `evaluate_model_loss` reports to `advance`: clean, zeros and one per SAE."""
-    return len(saes) + 2
+def n_passes(*sites: Mapping[str, Dictionary]) -> int:
+    """How many passes over the tokens are reported to `advance`, by the SAEs of each site: a clean one, and at each
+    site one with zeros and one per SAE."""
+    return 1 + sum(1 + len(saes) for saes in sites)
 
 
 def evaluate_model_loss(
@@ -239,46 +173,58 @@ def evaluate_model_loss(
     Raises UserError when no position counts, when an SAE's width is not the site's, when a reconstruction is not
     finite, and for padding without a mask.
     """
-    tokens, keep = torch.as_tensor(tokens, dtype=torch.int64).cpu(), torch.as_tensor(keep, dtype=torch.bool).cpu()
-    if tokens.shape != keep.shape:
-        raise UserError(f"tokens are {tuple(tokens.shape)} but the kept positions {tuple(keep.shape)}: they must match")
-    for name, sae in saes.items():
-        check_width(name, sae, source_site(sae) or site, model.site_width(source_site(sae) or site))
-    if documents is None:
-        documents = torch.arange(len(tokens))[:, None].expand_as(tokens)
-    documents = torch.as_tensor(documents).cpu()
-    has_next = torch.ones_like(keep)
-    if attention_mask is not None:
-        # Text is moved to the front, where a causal model never attends to the padding behind it. The padding may then
-        # pass for text, which the mask of ones says.
-        padding = Padding.of(read_mask(attention_mask, tokens))
-        tokens, keep, documents = (padding.text_first(values) for values in (tokens, keep, documents))
-        tokens, keep = tokens.masked_fill(~padding.is_text, 0), keep & padding.is_text
-        has_next = padding.is_text.roll(-1, dims=1)
-        attention_mask = torch.ones_like(tokens)
-    has_next[:, -1] = False
-    if not bool((keep & has_next).any()):
-        raise UserError(f"no validation rows for the loss at {site}: every position that predicts a token was dropped")
+    text = LossText(tokens, keep, attention_mask, documents)
+    return evaluate_model_losses(
+        model,
+        {site: saes},
+        text,
+        n_bootstrap=n_bootstrap,
+        confidence=confidence,
+        seed=seed,
+        batch_sequences=batch_sequences,
+        advance=advance,
+    )[site]
+
+
+def evaluate_model_losses(
+    model: Model,
+    saes: Mapping[str, Mapping[str, Dictionary]],
+    text: LossText,
+    *,
+    n_bootstrap: int = 1000,
+    confidence: float = 0.95,
+    seed: int = 0,
+    batch_sequences: int | None = None,
+    advance: Callable[[int], object] | None = None,
+) -> dict[str, ModelLosses]:
+    """Measures the SAEs of several sites, `saes` {site: {name: SAE}}, as `evaluate_model_loss` does those of one.
+
+    The numbers are the same, to the last bit; the clean pass and the layers below the sites are shared. Errors are
+    those of `evaluate_model_loss`. `advance` receives tokens.numel() × `n_passes(*saes.values())` in total.
+    """
+    read = text.read()
+    for site, of_site in saes.items():
+        for name, sae in of_site.items():
+            check_width(name, sae, source_site(sae) or site, model.site_width(source_site(sae) or site))
+    if not bool(read.counted.any()):
+        raise UserError(
+            f"no validation rows for the loss at {sites_text(saes)}: every position that predicts a token was dropped"
+        )
     blocks = Blocks()
-    sums = _LossSums(list(saes), blocks.limit)
+    sums = {site: _LossSums(list(of_site), blocks.limit) for site, of_site in saes.items()}
     with torch.no_grad():
-        check_splice(model, site, tokens, keep, attention_mask=attention_mask)
-        for part in _batches(model, tokens, batch_sequences):
-            counted = keep[part] & has_next[part]
-            if bool(counted.any()):
+        for site in saes:
+            check_splice(model, site, read.tokens, read.keep, attention_mask=read.attention_mask)
+        for part in _batches(model, read.tokens, batch_sequences):
+            batch = read.of(part)
+            if bool(batch.counted.any()):
                 # A prediction belongs to the document of the token that makes it, not of the one it predicts.
-                block = blocks.rows(documents[part][counted])
-                start = model.prefix(
-                    tokens[part],
-                    min([site, *_sources(saes)], key=_layer),
-                    attention_mask=None if attention_mask is None else attention_mask[part],
-                )
-                batch = _LossBatch(tokens[part], start, keep[part], counted, block=block)
-                _measure_batch(model, site, saes, batch, sums=sums, advance=advance)
+                block = blocks.rows(batch.documents[batch.counted])
+                _measure_batch(model, saes, batch, block, sums=sums, advance=advance)
             elif advance:
-                advance(tokens[part].numel() * n_passes(saes))
+                advance(batch.tokens.numel() * n_passes(*saes.values()))
     weights = bootstrap_weights(blocks.n, n_bootstrap, seed)
-    return sums.finish(weights, confidence, blocks.documents)
+    return {site: of_site.finish(weights, confidence, blocks.documents) for site, of_site in sums.items()}
 
 
 def _sources(saes: Mapping[str, Dictionary]) -> list[str]:
@@ -301,34 +247,21 @@ def _batches(model: Model, tokens: TokenIds, batch_sequences: int | None) -> Ite
         yield slice(first, first + batch_sequences)
 
 
-@dataclass(frozen=True)
-class _LossBatch:
-    """Sequences that go through the model together."""
-
-    tokens: TokenIds
-    start: Any
-    """The model's state just before the site (`Model.prefix`), computed once for all passes."""
-    keep: PositionMask
-    """Where activations are replaced."""
-    counted: PositionMask
-    """Where predictions count."""
-    _: KW_ONLY
-    block: Int[Tensor, " n"]
-    """The block of documents of each counted prediction, in order."""
-
-
 def _measure_batch(
     model: Model,
-    site: str,
-    saes: Mapping[str, Dictionary],
-    batch: _LossBatch,
+    saes: Mapping[str, Mapping[str, Dictionary]],
+    batch: _ReadText,
+    block: Int[Tensor, " n"],
     *,
-    sums: _LossSums,
+    sums: Mapping[str, _LossSums],
     advance: Callable[[int], object] | None,
 ) -> None:
-    """Adds one batch to `sums`: the clean pass, zeros at the site, and every SAE spliced there."""
-    tokens, start, block = batch.tokens, batch.start, batch.block
-    # The clean pass also reads what transcoders take in, which no edit of the site changes.
+    """Adds sequences that go through the model together to the `sums` of every site: the clean pass, zeros at the site,
+    and every SAE spliced there. `block` is the block of documents of each counted prediction, in order."""
+    tokens = batch.tokens
+    first_sites = {site: min([site, *_sources(of_site)], key=_layer) for site, of_site in saes.items()}
+    sites = sorted(saes, key=lambda site: _layer(first_sites[site]))
+    # The clean pass also reads what transcoders take in, which no edit of a later site changes.
     read: dict[str, Tensor] = {}
 
     def reader(source: str) -> Edit:
@@ -338,22 +271,27 @@ def _measure_batch(
 
         return keep
 
-    readers = {source: reader(source) for source in _sources(saes)}
-    base = _TokenLosses(model.logits(tokens, readers, start), tokens, batch.counted)
-    sums.add_clean(base.loss, block)
-    if advance:
-        advance(tokens.numel())
-    spliced: list[tuple[str | None, Dictionary | None]] = [(None, None), *saes.items()]
-    for name, sae in spliced:
-        edit = splice(sae, batch.keep, name=name or "zeros", site=site)
-        if sae is not None and (source := source_site(sae)) is not None:
-            edit = replace(edit, source=read[source])
-        logits = model.logits(tokens, edits={site: edit}, start=start)
-        sums.add(name, *base.against(logits, with_kl=name is not None), block)
-        # Freed before the next pass makes its own: only two arrays of this size may be alive.
-        del logits
-        if advance:
-            advance(tokens.numel())
+    readers = {source: reader(source) for of_site in saes.values() for source in _sources(of_site)}
+    start: Any = None
+    base: _TokenLosses | None = None
+    for site in sites:
+        start = model.prefix(tokens, first_sites[site], attention_mask=batch.attention_mask, start=start)
+        if base is None:
+            base = _TokenLosses(model.logits(tokens, readers, start), tokens, batch.counted)
+            if advance:
+                advance(tokens.numel())
+        sums[site].add_clean(base.loss, block)
+        spliced: list[tuple[str | None, Dictionary | None]] = [(None, None), *saes[site].items()]
+        for name, sae in spliced:
+            edit = splice(sae, batch.keep, name=name or "zeros", site=site)
+            if sae is not None and (source := source_site(sae)) is not None:
+                edit = replace(edit, source=read[source])
+            logits = model.logits(tokens, edits={site: edit}, start=start)
+            sums[site].add(name, *base.against(logits, with_kl=name is not None), block)
+            # Freed before the next pass makes its own: only two arrays of this size may be alive.
+            del logits
+            if advance:
+                advance(tokens.numel())
 
 
 class _TokenLosses:

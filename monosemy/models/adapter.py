@@ -408,30 +408,37 @@ class LanguageModel:
             raise UserError(f"{self.name} never computed {', '.join(missing)}: nothing was replaced there")
 
     @torch.no_grad()
-    def prefix(self, tokens: TokenIds, site: str, *, attention_mask: TextMask | None = None) -> Start:
-        """Runs the layers before `site` once, so that many passes can continue from there.
+    def prefix(
+        self, tokens: TokenIds, site: str, *, attention_mask: TextMask | None = None, start: Start | None = None
+    ) -> Start:
+        """Runs the layers before `site` once, so that many passes can continue from there; only those from `start` on.
 
-        The start lies at the layer boundary before the site. `tokens`, `attention_mask` and errors are as in
-        `activations`.
+        The start lies at the layer boundary before the site. `tokens`, `attention_mask` and errors are as in `logits`.
         """
-        tokens, padding = self._checked(tokens, attention_mask)
+        tokens, padding = self._checked(tokens, attention_mask, start)
         name = self.resolve(site)
         parsed = parse_site(name, self.n_layers, post_norms=self.post_norms)
         # resid_post is the layer's output: an edit there needs nothing of that layer.
         layer = parsed.layer + (parsed.kind == "resid_post")
         if layer == 0 or not self.can_start_late:
             return Start(tokens, 0, None, padding)
-        return Start(tokens, layer, self._block_output(tokens, layer - 1), padding)
+        if start is not None:
+            self._check_start(start, tokens, padding, [name])
+            if start.layer == layer:
+                return start
+        return Start(tokens, layer, self._block_output(tokens, layer - 1, start), padding)
 
-    def _block_output(self, tokens: TokenIds, layer: int) -> Float[Tensor, "batch position d_model"]:
-        """The residual stream leaving a layer, [B, T, d_model], in a pass that ends there."""
+    def _block_output(
+        self, tokens: TokenIds, layer: int, start: Start | None
+    ) -> Float[Tensor, "batch position d_model"]:
+        """The residual stream leaving a layer, [B, T, d_model], in a pass from `start` that ends there."""
         outputs: list[Tensor] = []
 
         def keep(value: Tensor) -> None:
             outputs.append(value)
             raise _PassEnded
 
-        with self._hooks() as hooks, suppress(_PassEnded):
+        with self._skipping(start), self._hooks() as hooks, suppress(_PassEnded):
             hooks.read(self._blocks[layer], keep)
             self._run(tokens)
         return outputs[0]

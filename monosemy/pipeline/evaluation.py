@@ -100,28 +100,18 @@ def _model_losses(run: Run, prepared: Prepared, saes: Sets) -> dict[str, ModelLo
     """The model's loss with every dictionary spliced in, by site, over the same sequences at all sites."""
     import torch
 
-    from monosemy.evals.model_loss import evaluate_model_loss, n_passes
+    from monosemy.evals.model_loss import LossText, evaluate_model_losses, n_passes
 
-    settings = run.config.evaluation
-    losses: dict[str, ModelLosses] = {}
     if not saes:
-        return losses
-    tokens, documents, keep = loss_tokens(prepared, settings.n_loss_tokens)
-    for site in saes:
-        total = tokens.numel() * n_passes(saes[site])
-        with progress.stage(f"model loss at {site}", total=total, unit="tokens") as bar:
-            losses[site] = evaluate_model_loss(
-                prepared.model,
-                site,
-                saes[site],
-                tokens,
-                keep=keep,
-                attention_mask=torch.ones_like(tokens),
-                documents=documents,
-                n_bootstrap=settings.n_bootstrap,
-                advance=bar.advance,
-            )
-    return losses
+        return {}
+    tokens, documents, keep = loss_tokens(prepared, run.config.evaluation.n_loss_tokens)
+    text = LossText(tokens, keep, torch.ones_like(tokens), documents)
+    total = tokens.numel() * n_passes(*saes.values())
+    where = next(iter(saes)) if len(saes) == 1 else f"{len(saes)} sites"
+    with progress.stage(f"model loss at {where}", total=total, unit="tokens") as bar:
+        return evaluate_model_losses(
+            prepared.model, saes, text, n_bootstrap=run.config.evaluation.n_bootstrap, advance=bar.advance
+        )
 
 
 def _dictionaries(run: Run, prepared: TrainingData) -> tuple[Sets, dict[Key, Candidate]]:

@@ -79,6 +79,7 @@ MODULES = (
     "monosemy.evals.evaluate",
     "monosemy.evals.intervals",
     "monosemy.evals.model_loss",
+    "monosemy.evals.splice",
     "monosemy.evals.reconstruction",
     "monosemy.features.building.build",
     "monosemy.features.building.encode_pass",

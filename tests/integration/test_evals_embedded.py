@@ -5,8 +5,9 @@ import torch
 from torch.nn import functional
 
 from monosemy.evals.controls import fit_pca
-from monosemy.evals.model_loss import IdentityDictionary, check_splice, evaluate_model_loss
+from monosemy.evals.model_loss import evaluate_model_loss
 from monosemy.evals.reconstruction import evaluate_reconstruction
+from monosemy.evals.splice import IdentityDictionary, check_splice
 
 pytestmark = pytest.mark.integration
 

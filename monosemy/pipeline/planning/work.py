@@ -166,15 +166,13 @@ def _reconstruction(sizes: Sizes, share: float) -> dict[str, float]:
 
 
 def loss_operations(sizes: Sizes) -> float:
-    """The model's operations in all passes of the loss: clean, without the site, and one a dictionary."""
+    """The model's operations in all passes of the loss: a clean one, and at each site one without it and one a
+    dictionary; each layer below a site is run once more."""
     n_layers, n_tokens = sizes.model.n_layers, sizes.config.evaluation.n_loss_tokens
     n_of_site = sizes.n_measured / len(sizes.widths)
-    spliced = [
-        sizes.operations(min(layers_before(site), n_layers), n_layers, logits=True) * (n_of_site + 2)
-        + sizes.operations(0, layers_before(site))
-        for site in sizes.widths
-    ]
-    return n_tokens * sum(spliced)
+    before = [min(layers_before(site), n_layers) for site in sizes.widths]
+    spliced = [sizes.operations(layer, n_layers, logits=True) * (n_of_site + 1) for layer in before]
+    return n_tokens * (sizes.operations(0, n_layers, logits=True) + sizes.operations(0, max(before)) + sum(spliced))
 
 
 def seconds_of(stages: Sequence[Work], costs: Mapping[str, float]) -> dict[str, float]:

@@ -1,16 +1,19 @@
 """Spliced losses of a small hand-made language model against direct computation with torch's own functions."""
 
 import inspect
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from graph_cases import random_transcoder
 from torch.nn import functional
 
 from monosemy.config import ActivationsConfig
 from monosemy.errors import UserError
 from monosemy.evals.controls import fit_pca
-from monosemy.evals.model_loss import IdentityDictionary, check_splice, evaluate_model_loss, n_passes, splice
+from monosemy.evals.model_loss import LossText, evaluate_model_loss, evaluate_model_losses, n_passes
+from monosemy.evals.splice import IdentityDictionary, check_splice, splice
 from monosemy.latents import SparseLatents
 
 SITE = "layers.0.resid_post"
@@ -31,7 +34,7 @@ class CausalModel:
     def site_width(self, site):
         return D
 
-    def prefix(self, tokens, site, *, attention_mask=None):
+    def prefix(self, tokens, site, *, attention_mask=None, start=None):
         self.n_prefixes += 1
         return self.embedding[tokens]
 
@@ -224,7 +227,8 @@ class TestBadInput:
 
     def test_shapes(self, data):
         with pytest.raises(UserError, match=r"\(9, 14\) but the kept positions \(9, 13\)"):
-            inspect.unwrap(evaluate_model_loss)(CausalModel(), SITE, {}, data[0], data[1][:, 1:])  # its own check
+            # its own check, which those of shapes in tests would come before
+            inspect.unwrap(LossText.__post_init__)(SimpleNamespace(tokens=data[0], keep=data[1][:, 1:]))
 
     def test_not_finite_reconstruction_names_the_sae(self, data):
         with pytest.raises(UserError, match=r"SAE 'broken' at layers\.0\.resid_post.*NaN"):
@@ -259,6 +263,66 @@ def test_transformers_models_at_every_kind_of_site(tiny_model, family):
         assert records["identity"].delta_loss == records["identity"].kl == 0.0
         assert abs(records["all"].delta_loss) < 1e-4
         assert records["all"].kl < 1e-5 < records["few"].kl
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2", "gpt2"])
+def test_sites_measured_together_are_as_each_is_alone(tiny_model, family):
+    """To the last bit, in any order of sites, with a dictionary that reads another site; and in fewer passes."""
+    model = tiny_model(family)
+    tokens = torch.randint(0, 200, (5, 30), generator=torch.Generator().manual_seed(3))
+    keep = torch.ones_like(tokens, dtype=torch.bool)
+    keep[:, 0] = False
+    transcoder = random_transcoder(1, d=model.site_width("layers.1.mlp_in"))
+    saes = {
+        "layers.2.resid_post": {"a": Rounding(0.5), "b": Rounding(2.0)},
+        "layers.0.mlp_out": {"a": Rounding(0.5)},
+        "layers.1.mlp_out": {"transcoder": transcoder, "a": Rounding(0.5)},
+    }
+    for site, of_site in saes.items():
+        for sae in of_site.values():
+            if isinstance(sae, Rounding):
+                sae.d_in = sae.d_sae = model.site_width(site)
+    alone = {
+        site: evaluate_model_loss(model, site, of_site, tokens, keep, n_bootstrap=20, batch_sequences=2)
+        for site, of_site in saes.items()
+    }
+    n_tokens = []
+    together = evaluate_model_losses(
+        model, saes, LossText(tokens, keep), n_bootstrap=20, batch_sequences=2, advance=n_tokens.append
+    )
+    assert together == alone
+    for site in saes:
+        for name, sums in alone[site].documents.sums.items():
+            assert np.array_equal(together[site].documents.sums[name], sums)
+    assert sum(n_tokens) == tokens.numel() * n_passes(*saes.values()) == tokens.numel() * (1 + 3 + 2 + 3)
+
+
+@pytest.mark.parametrize(("kept", "n_read"), [(5, 64), (80, 81)])
+def test_the_splice_check_reads_a_start_that_has_a_kept_position(kept, n_read):
+    lengths = []
+
+    class Counting(CausalModel):
+        def prefix(self, tokens, site, **options):
+            lengths.append(tokens.shape[1])
+            return super().prefix(tokens, site, **options)
+
+    tokens = torch.randint(0, V, (3, 100), generator=torch.Generator().manual_seed(5))
+    keep = torch.zeros_like(tokens, dtype=torch.bool)
+    keep[1, kept] = True
+    assert check_splice(Counting(), SITE, tokens, keep) == 0.0
+    assert lengths == [n_read]
+
+
+def test_a_start_continues_from_another(tiny_model):
+    model = tiny_model("llama")
+    tokens = torch.randint(0, 200, (2, 9), generator=torch.Generator().manual_seed(4))
+    first = model.prefix(tokens, "layers.1.mlp_in")
+    assert model.prefix(tokens, "layers.1.mlp_out", start=first) is first
+    later, direct = (model.prefix(tokens, "layers.2.resid_post", start=start) for start in (first, None))
+    assert later.layer == direct.layer == 3
+    assert torch.equal(later.resid, direct.resid)
+    with pytest.raises(ValueError, match=r"start at layer 3 skips the site layers\.1\.mlp_in"):
+        model.prefix(tokens, "layers.1.mlp_in", start=later)
 
 
 def test_evaluate_in_one_call_agrees_with_its_parts(tiny_model):

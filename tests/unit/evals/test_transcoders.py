@@ -8,8 +8,9 @@ from torch import Tensor
 
 from monosemy.errors import UserError
 from monosemy.evals.controls import fit_linear_map
-from monosemy.evals.model_loss import IdentityDictionary, evaluate_model_loss
+from monosemy.evals.model_loss import evaluate_model_loss
 from monosemy.evals.reconstruction import ReconstructionMeter
+from monosemy.evals.splice import IdentityDictionary
 from monosemy.latents import SparseLatents
 
 IN, OUT = "layers.2.mlp_in", "layers.2.mlp_out"

@@ -107,8 +107,9 @@ def test_work_is_what_a_count_by_hand_gives():
     assert stages["reconstruction"]["encode"] == 2_000 * 12 * 576 * 1_000
     head = 2 * 49_152 * 576
     layers = 2 * 106_202_880 / 30
-    per_site = sum((6 + 2) * ((30 - first) * layers + head) + first * layers for first in (12, 3))
-    assert loss_operations(sizes) == pytest.approx(1_000 * per_site)
+    shared = 30 * layers + head + 12 * layers
+    per_site = sum((6 + 1) * ((30 - first) * layers + head) for first in (12, 3))
+    assert loss_operations(sizes) == pytest.approx(1_000 * (shared + per_site))
     assert Work("", {"step topk": 2.0, "step relu": 3.0, "byte": 5.0}).seconds({"step": 10.0, "step relu": 1.0}) == 23
 
 
