@@ -23,7 +23,7 @@ def answer(value: Any, status: int = 200) -> Response:
 
 
 async def body_of(kind: type[B], request: Request) -> B:
-    """The request's body as a model of schema.py. Raises UserError if the body does not fit the model."""
+    """The request's body as a model of schema/. Raises UserError if the body does not fit the model."""
     return parse_body(kind, await json_body(request))
 
 

@@ -1,7 +1,7 @@
-"""The routes of the HTTP API, with checks of requests and errors as JSON. Its types are in schema.py.
+"""The routes of the HTTP API, with checks of requests and errors as JSON. Its types are in schema/.
 
 Place on the path: server → [routes] → lists, pages, compare, live, notes. Handlers are thin: they look up the names in
-the address, check the body with a model of schema.py, call the one function that answers, and let orjson write the
+the address, check the body with a model of schema/, call the one function that answers, and let orjson write the
 result (missing numbers become null).
 """
 

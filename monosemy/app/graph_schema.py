@@ -1,6 +1,6 @@
 """Pydantic models of what the HTTP API takes and answers about attribution graphs.
 
-Place on the path: as schema.py, whose rules hold here too.
+Place on the path: as schema/, whose rules hold here too.
 """
 
 from __future__ import annotations

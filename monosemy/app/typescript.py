@@ -1,6 +1,6 @@
 """Writes web/src/types.ts, the front-end's types, from the models of the API: `python -m monosemy.app.typescript`.
 
-Place on the path: schema.py, graph_schema.py, steering/request.py and steering/recipe.py → JSON schema (by pydantic) →
+Place on the path: schema/, graph_schema.py, steering/request.py and steering/recipe.py → JSON schema (by pydantic) →
 [TypeScript]. `make web` runs it, and a test fails when the file differs from the models. A field with a default is
 optional in TypeScript.
 """
@@ -49,7 +49,7 @@ KINDS: tuple[Any, ...] = (
     graph_schema.GraphIntervention,
 )
 """The bodies and answers of all addresses; the types that they contain are written too."""
-HEAD = "/** Types of the HTTP API. Made from monosemy/app/schema.py by `make web`: change them there. */\n"
+HEAD = "/** Types of the HTTP API. Made from monosemy/app/schema by `make web`: change them there. */\n"
 PRIMITIVES = {"string": "string", "integer": "number", "number": "number", "boolean": "boolean", "null": "null"}
 
 

@@ -36,7 +36,6 @@ WIDE = {
 """Functions of more than eight parameters, and why."""
 
 LONG = {
-    "monosemy/app/schema.py": "every body of the API, as pydantic models: the front-end's types are made from it",
     "monosemy/models/adapter.py": "one class, the model as all rooms see it: reading, editing, prefixes, padding",
 }
 """Files of the package of more than 500 lines, and why."""

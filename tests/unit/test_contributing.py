@@ -95,7 +95,7 @@ def test_its_label_and_a_colour_of_its_own_reach_figures_tables_and_the_api(tmp_
 
 
 def test_the_page_of_the_browser_works_as_written(tmp_path, monkeypatch):
-    """Its routes with their line, its model in schema.py, its test, and the type that is made of the model."""
+    """Its routes with their line, its model in schema/, its test, and the type that is made of the model."""
     silent = module_of(ROUTE, "monosemy.app.silent")
     exec(compile(MODEL, "CONTRIBUTING.md", "exec"), schema.__dict__)
     try:

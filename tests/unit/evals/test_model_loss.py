@@ -272,7 +272,7 @@ def test_sites_measured_together_are_as_each_is_alone(tiny_model, family):
     tokens = torch.randint(0, 200, (5, 30), generator=torch.Generator().manual_seed(3))
     keep = torch.ones_like(tokens, dtype=torch.bool)
     keep[:, 0] = False
-    transcoder = random_transcoder(1, d=model.site_width("layers.1.mlp_in"))
+    transcoder = random_transcoder(1, d=model.site_width("layers.1.mlp_in")).float()
     saes = {
         "layers.2.resid_post": {"a": Rounding(0.5), "b": Rounding(2.0)},
         "layers.0.mlp_out": {"a": Rounding(0.5)},

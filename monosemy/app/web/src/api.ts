@@ -1,6 +1,6 @@
 /**
  * The HTTP API of `monosemy browse`: its addresses. The types of what they take and answer are in types.ts, which is made
- * from the Python side (monosemy/app/schema.py).
+ * from the Python side (monosemy/app/schema).
  *
  * Addresses: the page is served at `/` and at every other address without `/api/` or `/static/` in front (so paths may
  * be permalinks), its assets at `/static/…`, the run's report at `/report`.

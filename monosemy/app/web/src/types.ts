@@ -1,4 +1,4 @@
-/** Types of the HTTP API. Made from monosemy/app/schema.py by `make web`: change them there. */
+/** Types of the HTTP API. Made from monosemy/app/schema by `make web`: change them there. */
 
 export interface Available {
   cosine: boolean;
