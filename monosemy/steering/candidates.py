@@ -51,7 +51,7 @@ def named_latents(model: LanguageModel, sae_folder: Path, words: Sequence[str], 
 
 @torch.no_grad()
 def firing_latents(
-    model: LanguageModel, sae: SparseAutoencoder, scales: LatentScales, words: Sequence[str], n: int
+    model: LanguageModel, sae: SparseAutoencoder, scales: LatentScales, words: Sequence[str], *, n: int
 ) -> list[int]:
     """At most `n` latents that fire on the words, the most telling first; none where maxima are not known."""
     if scales.maximum is None or scales.n_fired is None:

@@ -100,7 +100,7 @@ def run_steer(words: list[str]) -> None:
             print_found(model, sae, scores, rows=ranked[:N_FOUND], names=found_names)
             return
         sources = (
-            firing_latents(model, sae, scales, options.find, N_TRIED),
+            firing_latents(model, sae, scales, options.find, n=N_TRIED),
             named_latents(model, saved.folder, options.find, N_TRIED),
             [int(scores.latents[row]) for row in ranked[:N_TRIED]],
         )

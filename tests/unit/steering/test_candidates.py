@@ -38,13 +38,13 @@ def test_latents_are_ranked_by_how_telling_their_firing_on_the_words_is(tiny_mod
         for latent, peak in enumerate(sae.encode(rows).to_dense().amax(0).tolist()):
             rarity = math.log(int(scales.n_fired.max()) / max(1, int(scales.n_fired[latent])))
             expected[latent] += peak / max(1e-9, float(scales.maximum[latent])) * rarity
-    ranked = firing_latents(model, sae, scales, ["mill", "river"], sae.d_sae)
+    ranked = firing_latents(model, sae, scales, ["mill", "river"], n=sae.d_sae)
     assert set(ranked) == {latent for latent, score in enumerate(expected) if score > 0}
     scores = [expected[latent] for latent in ranked]
     assert all(a >= b * (1 - 1e-6) for a, b in itertools.pairwise(scores))
-    assert firing_latents(model, sae, scales, ["mill", "river"], 3) == ranked[:3]
-    assert firing_latents(model, sae, LatentScales(), ["mill"], 3) == []  # nothing was measured
-    assert firing_latents(model, sae, replace(scales, n_fired=None), ["mill"], 3) == []
+    assert firing_latents(model, sae, scales, ["mill", "river"], n=3) == ranked[:3]
+    assert firing_latents(model, sae, LatentScales(), ["mill"], n=3) == []  # nothing was measured
+    assert firing_latents(model, sae, replace(scales, n_fired=None), ["mill"], n=3) == []
 
 
 def test_latents_near_the_words_come_from_their_features(tmp_path: Path):
