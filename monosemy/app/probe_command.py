@@ -124,7 +124,7 @@ def _parser() -> Parser:
         "where there is one)",
     )
     add("--positive", default="", metavar="LABEL", help="The label to find. (default: true, 1 or yes, or the rarer)")
-    add("--chat", action="store_true", help="The texts are chats: lines “User:”, “Assistant:”, or JSON lists.")
+    add("--chat", action="store_true", help="The texts are chats: lines “User:”, “Assistant:”, or JSON messages.")
     add("--pooling", choices=POOLINGS, default="max", help="How a latent's activations in a text become one number.")
     add("--n-latents", type=whole(Range(1, 1_000, example=8)), default=8, help="Latents with a weight at most.")
     add(

@@ -12,7 +12,7 @@ from monosemy import __version__
 from monosemy.app.catalogue import Dictionary
 from monosemy.app.evidence import Evidence, written
 from monosemy.app.lists import at
-from monosemy.app.live import MAX_TEXT, MAX_TOP, LiveModel, read_text
+from monosemy.app.live import MAX_TOP, LiveModel, read_text
 from monosemy.app.schema import DifferenceBody, EvidenceBody, TextBody
 from monosemy.support.numbers import count_text
 
@@ -46,16 +46,19 @@ def text_result(live: LiveModel, sae: Dictionary, body: TextBody) -> dict[str, A
     }
 
 
-def text_difference(live: LiveModel, sae: Dictionary, body: DifferenceBody, most: int = MAX_TEXT) -> dict[str, Any]:
-    """The latents in which two texts differ (`schema.TextDifference`), the largest difference first.
+def text_difference(live: LiveModel, sae: Dictionary, body: DifferenceBody) -> dict[str, Any]:
+    """The latents in which two texts differ (`schema.TextDifference`). Raises UserError as `live.read_text` does."""
+    first, second = (read_text(live, sae, text, chat=body.chat) for text in (body.text, body.other))
+    return difference_of(sae, first, second)
+
+
+def difference_of(sae: Dictionary, first: Reading, second: Reading) -> dict[str, Any]:
+    """The latents in which two readings differ (`schema.TextDifference`), the largest difference first.
 
     A latent's difference is that of the logarithms of N where it is rarest in each text, 0 for a text in which it is
     silent; without features, that of its largest values as shares of its maximum.
     """
-    sides = [
-        {row["latent"]: row for row in read_text(live, sae, text, chat=body.chat, most=most).summary()}
-        for text in (body.text, body.other)
-    ]
+    sides = [{row["latent"]: row for row in reading.summary()} for reading in (first, second)]
     differences = {i: _difference(sae, i, sides[0].get(i), sides[1].get(i)) for i in {**sides[0], **sides[1]}}
     ranked = sorted(differences, key=lambda i: (-abs(differences[i]), i))[:MOST_DIFFERENCES]
     return {

@@ -16,8 +16,7 @@ from monosemy.app.evidence import WRITERS, rarity_text, written
 from monosemy.app.live import LiveModel, read_text
 from monosemy.app.monitored import judged, monitors_of, print_verdicts, texts_of
 from monosemy.app.room import ROOM
-from monosemy.app.schema import DifferenceBody
-from monosemy.app.text_answers import evidence, text_difference
+from monosemy.app.text_answers import difference_of, evidence
 from monosemy.errors import UserError, unknown
 from monosemy.monitors.labelled import ENDINGS
 from monosemy.ranges import Range
@@ -66,11 +65,11 @@ def run_trace(words: list[str]) -> None:
             f"no features: latents have no labels and rank by activation; build them: {sae.build_command}",
             file=sys.stderr,
         )
-    if other is not None:
-        body = DifferenceBody(text=text, other=other, chat=options.chat)
-        _print_difference(text_difference(live, sae, body, most=MAX_CHARACTERS), options)
-        return
     reading = read_text(live, sae, text, chat=options.chat, most=MAX_CHARACTERS)
+    if other is not None:
+        second = read_text(live, sae, other, chat=options.chat, most=MAX_CHARACTERS)
+        _print_difference(sae, (reading, second), options)
+        return
     if out is None:
         _print_reading(reading, sae, options.top)
         return
@@ -100,7 +99,7 @@ def _parser() -> Parser:
     add = parser.add_argument
     add("file", help="A text file; - reads what is piped in.")
     add("--sae", metavar="SITE/NAME", help="The SAE. (default: JumpReLU at the middle L0 of the first site)")
-    add("--chat", action="store_true", help="The text is a chat: lines “User:”, “Assistant:”, or a JSON list.")
+    add("--chat", action="store_true", help="The text is a chat: lines “User:”, “Assistant:”, or JSON messages.")
     add("--against", metavar="FILE2", help="Show what fires in one of the two texts and not in the other.")
     add("--top", type=whole(Range(1, 100_000, example=20)), default=20, help="Latents to list.")
     add(
@@ -145,29 +144,32 @@ def _print_reading(reading: Reading, sae: Dictionary, top: int) -> None:
     print(f"{count_text(len(reading.pieces))} tokens{n_windows}{left_out}; {count_text(len(summary))} latents fire\n")
     labels = sae.labels([row["latent"] for row in summary[:top]])
     for row, label in zip(summary[:top], labels, strict=True):
-        peak, pieces = row["peak"], reading.pieces
-        role = f" ({reading.roles[peak]})" if reading.roles and reading.roles[peak] else ""
-        before, after = "".join(pieces[max(0, peak - 8) : peak]), "".join(pieces[peak + 1 : peak + 6])
-        times = "1 token" if row["n_tokens"] == 1 else f"{row['n_tokens']} tokens"
-        print(f"{row['latent']:>6}  {label or 'no label'}")
-        print(
-            f"        {activation_text(row['value'])} at its peak, {rarity_text(row['one_in'])}; fires on {times}{role}"
-        )
-        print(f"        {visible(before)}«{visible(pieces[peak])}»{visible(after)}")
+        _print_latent(reading, row, label)
 
 
-def _print_difference(difference: dict[str, Any], options: Namespace) -> None:
+def _print_latent(reading: Reading, row: dict[str, Any], label: str) -> None:
+    """Prints a row of the reading's summary: the latent, how strong it is, and the text around its peak."""
+    peak, pieces = row["peak"], reading.pieces
+    role = f" ({reading.roles[peak]})" if reading.roles and reading.roles[peak] else ""
+    before, after = "".join(pieces[max(0, peak - 8) : peak]), "".join(pieces[peak + 1 : peak + 6])
+    times = "1 token" if row["n_tokens"] == 1 else f"{row['n_tokens']} tokens"
+    print(f"{row['latent']:>6}  {label or 'no label'}")
+    print(f"        {activation_text(row['value'])} at its peak, {rarity_text(row['one_in'])}; fires on {times}{role}")
+    print(f"        {visible(before)}«{visible(pieces[peak])}»{visible(after)}")
+
+
+def _print_difference(sae: Dictionary, readings: tuple[Reading, Reading], options: Namespace) -> None:
+    difference = difference_of(sae, *readings)
     n = {side: count_text(difference[f"n_{side}"]) for side in ("first", "second", "both")}
     print(
         f"{n['first']} latents fire in {options.file} only, {n['second']} in {options.against} only, "
         f"{n['both']} in both\n"
     )
-    for side, name in (("first", options.file), ("second", options.against)):
+    for side, name, reading in zip(("first", "second"), (options.file, options.against), readings, strict=True):
+        summary = {row["latent"]: row for row in reading.summary()}
         other = "second" if side == "first" else "first"
         rows = [row for row in difference["rows"] if row[side] is not None and row[other] is None]
         print(f"fires in {name}, not in the other:" if rows else f"nothing that fires in {name} alone stands out")
         for row in rows[: options.top]:
-            own = row[side]
-            print(f"{row['latent']:>6}  {row['label'] or 'no label'}")
-            print(f"        {activation_text(own['value'])} at its peak, {rarity_text(own['one_in'])}")
+            _print_latent(reading, summary[row["latent"]], row["label"])
         print()

@@ -2,7 +2,8 @@
 
 Place on the path: the user's words → [text, spans of messages] → own_text. A transcript is written as people paste it:
 a line that begins with `User:`, `Human:`, `Assistant:`, `AI:`, `Model:` or `System:` begins a message, and lines
-without one continue it; or as JSON, a list of {"role", "content"}.
+without one continue it; or as JSON, a list of {"role", "content"} or an object that has it as `messages`, as chats are
+logged and asked for. A content in parts is the text of its parts.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ class Transcript:
 
 def parse_chat(text: str) -> list[dict[str, str]]:
     """The messages of a transcript. Raises UserError for a text that is none."""
-    if text.lstrip().startswith("["):
+    if text.lstrip().startswith(("[", "{")):
         return _from_json(text)
     messages: list[dict[str, str]] = []
     for line in text.splitlines():
@@ -74,12 +75,23 @@ def _from_json(text: str) -> list[dict[str, str]]:
         messages: Any = json.loads(text)
     except (json.JSONDecodeError, RecursionError) as error:
         raise UserError(f"this chat is no JSON that can be read ({error}); {_EXAMPLE}") from None
-    if not messages or not all(
-        isinstance(message, dict) and all(isinstance(message.get(key), str) for key in ("role", "content"))
-        for message in messages
-    ):
-        raise UserError(f"a chat in JSON is a list of messages with role and content; {_EXAMPLE}")
-    return [{"role": message["role"], "content": message["content"]} for message in messages]
+    if isinstance(messages, dict):
+        messages = messages.get("messages")
+    if not isinstance(messages, list) or not messages:
+        raise UserError(f"a chat in JSON is a list of messages, or an object with one as messages; {_EXAMPLE}")
+    return [_message(message) for message in messages]
+
+
+def _message(message: Any) -> dict[str, str]:
+    """Role and content as text. Raises UserError for a message without them, or with a part that is no text."""
+    role, content = (message.get("role"), message.get("content")) if isinstance(message, dict) else (None, None)
+    if isinstance(content, list):
+        parts = [part.get("text") if isinstance(part, dict) else part for part in content]
+        content = "".join(parts) if all(isinstance(part, str) for part in parts) else None
+    if not isinstance(role, str) or not isinstance(content, str):
+        shown = json.dumps(message, ensure_ascii=False)[:60]
+        raise UserError(f"a message of a chat has a role and a content of text, got {shown}; {_EXAMPLE}")
+    return {"role": role, "content": content}
 
 
 def written_chat(model: LanguageModel, messages: list[dict[str, str]]) -> Transcript:

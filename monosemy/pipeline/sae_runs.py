@@ -15,7 +15,7 @@ from monosemy.config import TextConfig, fingerprint
 from monosemy.errors import UserError
 from monosemy.layout import RunFiles, SaeFiles
 from monosemy.pipeline.imported import ImportSettings, describe_publication, import_saes, model_of, site_name
-from monosemy.run import near_runs, read_run, runs_inside
+from monosemy.run import near_runs, runs_inside
 from monosemy.saes.listing import saved_saes
 
 _FOLDER = Path("runs")
@@ -59,7 +59,10 @@ def _sae_place(source: str) -> Path | None:
         return None
     path = Path(source).expanduser()
     if not path.exists():
-        read_run(path)  # raises: this is no run either
+        raise UserError(
+            f"{source} is not a run folder (it has no run.json), nor an SAE; {near_runs(path)}give a run's or an SAE's "
+            "folder, or a name on the hub, OWNER/REPOSITORY/PATH, which monosemy catalogue lists"
+        )
     no_run = f"{source} is not a run folder (it has no run.json)"
     if runs_inside(path):
         raise UserError(f"{no_run}; {near_runs(path)}give one, or one of its SAEs")

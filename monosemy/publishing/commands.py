@@ -37,6 +37,11 @@ def run_export(words: list[str]) -> None:
     options = parser.parse_args(words)
     from monosemy.saes.formats.exported import write_exported
 
+    if RunFiles(Path(options.folder)).run_json.is_file():
+        raise UserError(
+            f"{options.folder} is a run, which an export would be mixed with; give another folder, e.g. "
+            f"exports/{Path(options.folder).name}"
+        )
     notes: set[str] = set()
     for sae in _every_layer(options) or [_open(options)[0]]:
         exported = _announced(sae, options, notes)
@@ -44,7 +49,8 @@ def run_export(words: list[str]) -> None:
         if options.dry_run:
             print(f"would write {target}: {', '.join([*exported.settings, *exported.tensors])}")
         else:
-            print(f"written: {write_exported(exported, Path(options.folder))}")
+            place = write_exported(exported, Path(options.folder))
+            print(f"written: {place} ({sae!r})")
 
 
 def run_push(words: list[str]) -> None:

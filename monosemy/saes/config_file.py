@@ -38,8 +38,10 @@ def checked_config_file(folder: Path) -> dict[str, Any]:
     """Reads the file. Raises UserError when the folder is not a saved SAE or has another format version."""
     path = SaeFiles(Path(folder).expanduser()).config
     if not os.path.exists(path):  # unlike Path.exists, without an error for a name that is too long
+        missing = f"it has no {path.name}" if os.path.isdir(path.parent) else "no such folder or file"
         raise UserError(
-            f"{folder} is not a saved SAE (it has no {path.name}); give a folder such as RUN/saes/SITE/NAME"
+            f"{folder} is not a saved SAE ({missing}); give a folder such as RUN/saes/SITE/NAME, or a name on the "
+            "hub, OWNER/REPOSITORY/PATH, which monosemy catalogue lists"
         )
     document = read_config_file(path.parent)
     if not isinstance(document, dict) or document.get("format") != FORMAT:

@@ -38,10 +38,13 @@ ARCHITECTURES: dict[str, Entry] = {
 }
 
 
+_ELSEWHERE = {"standard": "what SAELens calls standard is relu here", "vanilla": "a vanilla SAE is relu here"}
+
+
 def architecture(name: str) -> type[SparseAutoencoder]:
     """The class of an architecture. Raises UserError, with similar names, for a name that is not registered."""
     if name not in ARCHITECTURES:
-        raise unknown("architecture", name, ARCHITECTURES)
+        raise unknown("architecture", name, ARCHITECTURES, fix=_ELSEWHERE.get(name, ""))
     module, attribute = ARCHITECTURES[name].path.split(":")
     return getattr(importlib.import_module(module), attribute)
 

@@ -45,6 +45,30 @@ _SIMILAR = 0.6
 """How similar a flag must be to a word to be suggested for it: a typing error leaves more, two unrelated words less."""
 
 
+ELSEWHERE = {
+    "lr": "--training.learning-rate",
+    "lr-warm-up-steps": "--training.warmup-fraction",
+    "lr-decay-steps": "--training.decay-fraction",
+    "k": "--l0",
+    "l1-coefficient": "--l0, the L0 that is wanted,",
+    "l0-coefficient": "--l0, the L0 that is wanted,",
+    "expansion-factor": "--d-sae",
+    "hook-name": "--sites",
+    "layers": "--sites",
+    "model-name": "--model",
+    "dataset-path": "--text",
+    "context-size": "--text.context-length",
+    "training-tokens": "--tokens",
+    "train-batch-size-tokens": "--training.batch-tokens",
+    "batch-size": "--training.batch-tokens",
+    "epochs": "--training.n-passes",
+    "n-batches-in-buffer": "--activations.buffer-tokens",
+    "log-to-wandb": "--log-to wandb",
+    "checkpoint-path": "--run",
+}
+"""What SAELens and others call a setting, and the flag that takes its place."""
+
+
 class Setting(NamedTuple):
     """A setting that a flag can give."""
 
@@ -207,6 +231,8 @@ def _unknown_word(word: str, command: str) -> UserError:
     flags = [flag.removeprefix("--") for flag in dict.fromkeys([*map(flag_of, names), *map(_long_flag, names)])]
     near = near_matches(word.partition("=")[0].removeprefix("--"), flags, cutoff=_SIMILAR)
     hint = f" did you mean {' or '.join(f'--{flag}' for flag in near)}?" if near else ""
+    if here := ELSEWHERE.get(word.partition("=")[0].removeprefix("--").replace("_", "-")):
+        hint = f" here {here} takes its place;"
     return UserError(f"unknown flag {word};{hint} {command} --help lists the settings")
 
 

@@ -15,7 +15,7 @@ from monosemy.config import RunConfig
 from monosemy.errors import UserError
 from monosemy.pipeline import check_config
 from monosemy.recipes import quick
-from monosemy.support.flags import flag_of, settings_of
+from monosemy.support.flags import ELSEWHERE, flag_of, settings_of
 
 
 def test_short_names_units_and_options():
@@ -102,6 +102,8 @@ def test_yes_or_no_settings_lists_and_words_that_belong_to_nothing():
         (["--batch-tokens", "3"], "unknown flag --batch-tokens; did you mean --training.batch-tokens"),
         (["--out", "x"], "unknown flag --out; monosemy train --help lists the settings"),  # nothing resembles it
         (["--out=x"], "unknown flag --out=x; monosemy train --help lists the settings"),
+        (["--lr", "1e-3"], "unknown flag --lr; here --training.learning-rate takes its place; monosemy train --help"),
+        (["--l1_coefficient=5"], "here --l0, the L0 that is wanted, takes its place"),
         (["--arch", "topk"], "unknown flag --arch"),  # no abbreviations: a later setting could make them ambiguous
         (["--tokens", "5", "6"], "'6' belongs to no flag"),
         (["--text"], "--text: expected one argument"),
@@ -229,3 +231,8 @@ def test_a_run_folder_whose_name_is_no_text_is_refused_in_a_line(tmp_path, capsy
     assert "byte E9" in error
     assert error.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_every_flag_that_takes_the_place_of_another_librarys_setting_exists():
+    flags = {flag_of(setting.name) for setting in settings_of(RunConfig)} | {"--run"}
+    assert {text.split()[0].rstrip(",") for text in ELSEWHERE.values()} <= flags

@@ -85,7 +85,12 @@ def test_transcripts_are_taken_apart():
         {"role": "system", "content": "x"},
     ]
     assert parse_chat('[{"role": "user", "content": "hi"}]') == [{"role": "user", "content": "hi"}]
+    logged = '{"model": "m", "messages": [{"role": "user", "content": [{"type": "text", "text": "a"}, "b"]}]}'
+    assert parse_chat(logged) == [{"role": "user", "content": "ab"}]
     for text, words in (
+        ('{"text": "hi"}', "an object with one as messages"),
+        ('[{"role": "user", "content": [{"type": "image_url"}]}]', "a content of text, got"),
+        ('[{"role": "tool", "content": null}]', "a content of text, got"),
         ("hello\nUser: x", "names no speaker"),
         ("", "no messages"),
         ("[1]", "role and content"),
@@ -200,7 +205,9 @@ def test_the_command_prints_writes_and_compares(run: Path, tmp_path: Path, capsy
     run_trace([str(run), str(text), "--out", str(tmp_path / "a.csv")])
     assert (tmp_path / "a.csv").read_text().startswith("token,text")
     run_trace([str(run), str(text), "--against", str(other)])
-    assert "not in the other" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "not in the other" in printed
+    assert "«" in printed, "what fires in one text alone is shown where it fires"
 
 
 def test_bad_input_is_refused_before_the_model_is_loaded(run: Path, tmp_path: Path):

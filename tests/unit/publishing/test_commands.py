@@ -47,6 +47,15 @@ def test_export_refuses_in_one_line(words, message, tmp_path, monkeypatch):
     assert not (tmp_path / "out").exists()
 
 
+def test_an_export_is_not_mixed_with_a_run(tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "run.json").write_text("{}")
+    with pytest.raises(UserError, match="is a run, which an export would be mixed with; give another folder"):
+        run_export([TOPK, str(run)])
+    assert [path.name for path in run.iterdir()] == ["run.json"]
+
+
 def test_a_dry_push_writes_the_folder_and_a_card(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run_push([str(FOLDER / "lens_jumprelu"), "me/saes", "--licence", "mit", "--dry-run"])
