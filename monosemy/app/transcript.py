@@ -87,7 +87,8 @@ def _message(message: Any) -> dict[str, str]:
     role, content = (message.get("role"), message.get("content")) if isinstance(message, dict) else (None, None)
     if isinstance(content, list):
         parts = [part.get("text") if isinstance(part, dict) else part for part in content]
-        content = "".join(parts) if all(isinstance(part, str) for part in parts) else None
+        texts = [part for part in parts if isinstance(part, str)]
+        content = "".join(texts) if len(texts) == len(parts) else None
     if not isinstance(role, str) or not isinstance(content, str):
         shown = json.dumps(message, ensure_ascii=False)[:60]
         raise UserError(f"a message of a chat has a role and a content of text, got {shown}; {_EXAMPLE}")

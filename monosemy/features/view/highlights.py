@@ -31,7 +31,9 @@ Array = np.ndarray[Any, np.dtype[Any]]
 N_HIGHLIGHTS = 6
 CLEAR_SCORE = 0.8
 """Lower end of the interval of the label's AUROC from which on a latent counts as clear."""
-MAX_RATE = 0.02
+MAX_RATE, MAX_RATE_OF_ROWS = 0.02, 0.2
+"""The largest share of the tokens, or of rows of one's own, on which a clear latent fires. A row is a whole text or
+picture: a class of a tenth of them is a concept, where a tenth of all tokens is hardly one."""
 MIN_FIRED = 20
 """Tokens on which a clear latent fires at least."""
 MIN_WORD = 3
@@ -63,7 +65,7 @@ def is_clear(database: FeatureDatabase) -> Array:
     if "label_auroc_low" not in columns:
         return np.zeros(database.n_latents, bool)
     rate, first_share = np.asarray(columns["firing_rate"]), _column(database, "first_share", 0.0)
-    often = (np.asarray(columns["n_fired"]) >= MIN_FIRED) & (rate <= MAX_RATE) & ~(first_share >= 0.5)
+    often = (np.asarray(columns["n_fired"]) >= MIN_FIRED) & (rate <= _max_rate(database)) & ~(first_share >= 0.5)
     scored = _column(database, "label_n", np.inf) >= _MIN_WINDOWS
     return np.asarray(often & scored & (np.asarray(columns["label_auroc_low"]) >= CLEAR_SCORE))
 
@@ -96,12 +98,16 @@ def clearest(database: FeatureDatabase, n: int) -> Array:
     return np.asarray(fired[np.argsort(-value[fired], kind="stable")][:n])
 
 
+def _max_rate(database: FeatureDatabase) -> float:
+    return MAX_RATE_OF_ROWS if database.of_rows else MAX_RATE
+
+
 def _clarity(database: FeatureDatabase) -> Array:
     """Lower end of the label's score, 0 where there is none, with what else can be seen in columns; float64 [d_sae]."""
     low = np.nan_to_num(_column(database, "label_auroc_low", 0.0)).astype(np.float64)
     spread = np.nan_to_num(_column(database, "token_entropy", 0.0))
     rate = np.maximum(np.asarray(database.columns["firing_rate"], np.float64), 1e-6)
-    rarer = np.clip(np.log10(MAX_RATE / rate), 0, 1.5)
+    rarer = np.clip(np.log10(_max_rate(database) / rate), 0, 1.5)
     return np.asarray(low + _SEVERAL_TOKENS * np.minimum(spread / 2, 1) + _TENFOLD_RARER * rarer)
 
 

@@ -55,6 +55,13 @@ def test_a_common_or_hardly_scored_latent_is_not_clear(scored: FeatureDatabase):
     assert is_clear(scored).tolist() == [False, False, True, False]
 
 
+def test_of_rows_a_latent_may_fire_on_a_class_of_a_tenth_and_still_be_clear(scored: FeatureDatabase):
+    scored.columns = {**scored.columns, "firing_rate": np.array([0.1, 0.3, 0.01, 0], np.float32)}
+    assert is_clear(scored).tolist() == [False, False, True, False]
+    scored.info = {**scored.info, "unit": "rows"}
+    assert is_clear(scored).tolist() == [True, False, True, False]
+
+
 def test_the_words_of_a_label_are_whole_words_of_content():
     label = (
         "“July”, “the”, “…ment…”, “July”, “to”, “k2” in text with “year”, “month”; strongest on “market” after "
