@@ -246,8 +246,7 @@ class EngineReader:
         from interp_engine import load_model, sync_model
 
         settings, module = self._settings, self._model.module
-        dtype = str(self.dtype).removeprefix("torch.")
-        options: dict[str, Any] = {"backend": self.backend, "dtype": dtype, "trust_remote_code": False}
+        options: dict[str, Any] = {"backend": self.backend, "dtype": settings.dtype, "trust_remote_code": False}
         if self.backend not in VLLM_BACKENDS:
             attention = getattr(module.config, "_attn_implementation", None)
             options |= {"device": str(self._model.device), "attn_implementation": attention}
@@ -284,7 +283,8 @@ class EngineReader:
         except UserError:
             raise
         except Exception as error:  # of vLLM, its workers and interp-engine: all sorts
-            advice = "; its memory is --model.gpu-memory" if self.backend in VLLM_BACKENDS else ""
+            of_vllm = self.backend in VLLM_BACKENDS
+            advice = "; vLLM's own messages above say why (memory: --model.gpu-memory)" if of_vllm else ""
             raise UserError(f"{self._title} {what}: {first_sentence(error)[:300]}{advice}") from error
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from monosemy.config import ModelConfig
+from monosemy.models.engine import EngineReader
 from monosemy.models.sources import load_model, model_size
 from monosemy.support.estimates import ModelSize
 
@@ -36,6 +38,18 @@ def test_tokenizer_adds_nothing_splits_digits_and_round_trips(embedded_model):
     assert embedded_model.tokenizer.decode(tokens) == text
     pieces = [embedded_model.tokenizer.decode([token]) for token in tokens]
     assert pieces[:6] == ["In", " ", "1", "7", "3", "2"]
+
+
+def test_interp_engines_own_passes_give_its_activations_at_every_site(embedded_model):
+    """Through the calls that vLLM takes, which no test here can run."""
+    sites = embedded_model.site_names()
+    reader = EngineReader(embedded_model, "embedded", ModelConfig(backend="eager"), sites=sites, context_length=16)
+    tokens = torch.randint(17, 49152, (2, 16), generator=torch.Generator().manual_seed(0))
+    expected, read = embedded_model.activations(tokens, sites), reader.activations(tokens, sites)
+    reader.close()
+    for site in sites:
+        gap = torch.linalg.vector_norm(read[site] - expected[site], dim=-1)
+        assert bool((gap <= 1e-5 * torch.linalg.vector_norm(expected[site], dim=-1)).all()), site
 
 
 def test_it_finds_the_indirect_object(embedded_model):
