@@ -5,8 +5,9 @@
 
 Without `--look`, writes the pictures of `PICTURES`, as a browser draws the pages, each with a palette of its own, which
 keeps them small. With it, writes every page at three widths in light and dark colours, whole pages, to be looked at,
-and says which of them are wider than the screen. `--pages NAME=FILE…` adds written pages, such as that of `monosemy
-circuits`. The latent is by default the first of what was found (features/view/highlights.py). It needs Chromium and
+and says which of them are wider than the screen. `--pages NAME=FILE…` adds written pages, such as `circuit=` that of
+`monosemy circuits`; a run with graphs has the page of its first. Pictures of pages that are not there stay as they are.
+The latent is by default the first of what was found (features/view/highlights.py). It needs Chromium and
 `requirements/browser.txt`, as `make test-browser` does. The figure beside README's picture is one of research/frontier.
 """
 
@@ -23,7 +24,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from monosemy.features.store.database import open_features
+from monosemy.circuits.graphs.layout import graphs_of_run
+from monosemy.features.store.database import list_features, open_features
 from monosemy.features.view.highlights import highlights
 from monosemy.saes.listing import SavedSae, choose_sae, saved_saes
 
@@ -64,6 +66,8 @@ PICTURES = {
     "steer.png": Shot("steer", height=900),
     "compare.png": Shot("compare"),
     "report.png": Shot("report"),
+    "graph.png": Shot("graph", 1000, 680),
+    "circuit.png": Shot("circuit", 1000, 900),
 }
 
 
@@ -75,7 +79,7 @@ def views_of(run: Path, sae: SavedSae, latent: int) -> dict[str, View]:
     edits = f"{latent}:set:0.4:norm"
     if other is not sae:
         edits += f",{other.label}:{latent}:scale:0:max"
-    return {
+    views = {
         "overview": View(""),
         "latents": View(f"latents/{place}"),
         "latent": View(f"latent/{place}/{latent}"),
@@ -84,12 +88,23 @@ def views_of(run: Path, sae: SavedSae, latent: int) -> dict[str, View]:
         "compare": View(f"compare?a={sae.label}&b={other.label}"),
         "report": View("report"),
     }
+    if graph := next(graphs_of_run(run), None):
+        views["graph"] = View(f"graph/{graph.folder.name}?n=0.6&e=0.6", _select)
+    return views
 
 
 def _read_text(page: Any) -> None:
     page.locator("textarea").first.fill(TEXT)
     page.locator("button.primary[type=submit]").first.click()
     page.locator("main table, main .ctx").first.wait_for(timeout=SECONDS * 1000)
+    page.wait_for_timeout(1500)
+
+
+def _select(page: Any) -> None:
+    """Selects the graph's most influential node, so that its links light up, and brings the tokens into view."""
+    page.locator(".pick").first.click()
+    page.mouse.move(0, 0)
+    page.evaluate("scrollTo(0, document.querySelector('.graph-canvas').getBoundingClientRect().bottom - innerHeight)")
     page.wait_for_timeout(1500)
 
 
@@ -112,7 +127,8 @@ def main(words: list[str] | None = None) -> None:
     sae = choose_sae(options.run)
     latent = options.latent
     if latent is None:
-        latent = highlights(open_features(options.run, *sae.key)).latents[0]
+        described = sae.key in list_features(options.run)
+        latent = highlights(open_features(options.run, *sae.key)).latents[0] if described else 0
     views = views_of(options.run, sae, latent)
     folder: Path = options.look or options.out
     folder.mkdir(parents=True, exist_ok=True)

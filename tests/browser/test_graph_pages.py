@@ -259,6 +259,10 @@ def test_two_thousand_nodes_stay_smooth(graphs, new_page):
     page.goto(graphs.address + PAGE)
     page.locator(".graph-canvas canvas").first.wait_for()
     expect(page.locator(".graph-controls p")).to_contain_text("of 2,000 latents")
+    opened_with = page.locator(".graph-controls p").inner_text().split(", ")[1].split()[0].replace(",", "")
+    assert 0 < int(opened_with) <= 1200, "more links than these cover each other"
+    page.goto(f"{graphs.address}{PAGE}?e=0.98")
+    expect(page.locator(".graph-controls p")).to_contain_text("of 2,000 latents")
     seconds = page.evaluate(
         """async () => {
             const slider = document.querySelector(".graph-controls input[type=range]");

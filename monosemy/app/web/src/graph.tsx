@@ -24,7 +24,7 @@ function Exported({ page }: { page: Exported }) {
   const source = useMemo<GraphSource>(
     () => ({
       contexts: (node) => Promise.resolve(page.contexts[node.index] ?? null),
-      noContexts: "This file holds no contexts of this latent.",
+      noContexts: () => "This file holds no contexts of this latent.",
       noEdits: "Editing nodes runs the model, which this file does not hold. Open the graph in monosemy browse to see the logits move.",
     }),
     [page],

@@ -38,6 +38,9 @@ export interface Neighbour {
   share: number;
 }
 
+/** Links that a page opens with at most: more of them cover each other. */
+const MOST_LINKS = 1200;
+
 export class Graph {
   readonly nodes: GraphNode[];
   readonly source: Int32Array;
@@ -46,6 +49,7 @@ export class Graph {
   private readonly byId = new Map<string, GraphNode>();
   /** Links in the order in which influence flows: targets of higher layers first. */
   private readonly downward: Int32Array;
+  private openingShare: number | null = null;
 
   constructor(readonly page: GraphPage) {
     const { nodes, links } = page;
@@ -80,8 +84,28 @@ export class Graph {
     return this.byId.get(id);
   }
 
+  /** The share of links that the page opens with: that of the command, or less where so many links could not be told apart. */
+  get usualLinkShare(): number {
+    this.openingShare ??= Math.min(this.page.edge_share, shareOf(this.flow(this.page.node_share).ofLink, MOST_LINKS));
+    return this.openingShare;
+  }
+
   /** What the nodes that carry `nodeShare` of all influence, and the links that carry `linkShare` of it between them, leave. */
   prune(nodeShare: number, linkShare: number): Pruning {
+    const { nodes } = this;
+    const { keep, ofLink } = this.flow(nodeShare);
+    const links = largest(ofLink, linkShare);
+    this.dropLoose(keep, links);
+    return {
+      nodes: keep,
+      links,
+      n_latents: nodes.filter((node) => node.kind === "latent" && keep[node.index]).length,
+      n_links: links.reduce((sum, on) => sum + on, 0),
+    };
+  }
+
+  /** The nodes that carry `nodeShare` of all influence, and the influence that each link carries between them. */
+  private flow(nodeShare: number): { keep: Uint8Array; ofLink: Float64Array } {
     const { nodes, source, target, effect, downward } = this;
     const keep = Uint8Array.from(nodes, (node) => Number(isEnd(node) || (node.before ?? 1) < nodeShare));
     const sums = new Float64Array(nodes.length);
@@ -96,14 +120,7 @@ export class Graph {
       ofLink[link] = (Math.abs(effect[link]!) / sums[to]!) * influence[to]!;
       influence[source[link]!]! += ofLink[link]!;
     }
-    const links = largest(ofLink, linkShare);
-    this.dropLoose(keep, links);
-    return {
-      nodes: keep,
-      links,
-      n_latents: nodes.filter((node) => node.kind === "latent" && keep[node.index]).length,
-      n_links: links.reduce((sum, on) => sum + on, 0),
-    };
+    return { keep, ofLink };
   }
 
   /** Drops latents without an input or an output, and errors without an output, until none is left. */
@@ -172,6 +189,14 @@ function idOf(node: Pick<GraphNode, "kind" | "layer" | "number" | "position">): 
   if (node.kind === "latent") return `${node.layer}.${node.number}.${node.position}`;
   if (node.kind === "error") return `e${node.layer}.${node.position}`;
   return node.kind === "token" ? `t${node.position}` : `o${node.number}`;
+}
+
+/** The share of the sum that the `most` largest values reach, in whole hundredths; 1 where there are no more. */
+function shareOf(values: Float64Array, most: number): number {
+  const descending = values.filter((value) => value > 0).sort().reverse();
+  const total = descending.reduce((sum, value) => sum + value, 0);
+  if (descending.length <= most) return 1;
+  return Math.floor((100 * descending.subarray(0, most).reduce((sum, value) => sum + value, 0)) / total) / 100;
 }
 
 /** The fewest largest values that reach `share` of the sum of all. */

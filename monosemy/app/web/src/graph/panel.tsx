@@ -143,9 +143,9 @@ export function NodeRow({ node, value, tone, onHover, onSelect }: { node: GraphN
 function NodeContexts({ node, source }: { node: GraphNode; source: GraphSource }) {
   const contexts = useLoad<GraphContexts | null>((signal) => source.contexts(node, signal), [node]);
   if (contexts.error) return <Message bad>{contexts.error}</Message>;
-  if (!contexts.value) return contexts.busy ? <p class="small muted busy">Loading contexts…</p> : <p class="small muted">{source.noContexts}</p>;
+  if (!contexts.value) return contexts.busy ? <p class="small muted busy">Loading contexts…</p> : <p class="small muted">{source.noContexts(node)}</p>;
   const { examples, max } = contexts.value;
-  if (!examples.length) return <p class="small muted">{source.noContexts}</p>;
+  if (!examples.length) return <p class="small muted">{source.noContexts(node)}</p>;
   const most = max ?? Math.max(...examples.map((example) => example.value), 1e-9);
   return (
     <div>

@@ -6,7 +6,7 @@ import type { LatentEdit } from "./view";
 export interface GraphSource {
   contexts: (node: GraphNode, signal: AbortSignal) => Promise<GraphContexts | null>;
   /** Said where a latent has no contexts. */
-  noContexts: string;
+  noContexts: (node: GraphNode) => string;
   /** Runs the model with edits; absent where there is no server. */
   edit?: (edits: LatentEdit[], held: boolean, signal: AbortSignal) => Promise<GraphIntervention>;
   /** Said where nodes cannot be edited. */

@@ -24,11 +24,11 @@ export interface GraphView {
 }
 
 export function readView(graph: Graph, query: URLSearchParams): GraphView {
-  const { node_share, edge_share, wide_share } = graph.page;
+  const { node_share, wide_share } = graph.page;
   const nodes = (text: string | null) => (text ?? "").split(",").flatMap((id) => graph.node(id) ?? []);
   return {
     nodeShare: bounded(query.get("n"), node_share, wide_share),
-    linkShare: bounded(query.get("e"), edge_share, 1),
+    linkShare: bounded(query.get("e"), graph.usualLinkShare, 1),
     selected: graph.node(query.get("sel") ?? "") ?? null,
     pins: nodes(query.get("pin")),
     groups: (query.get("g") ?? "").split(";").flatMap((text) => {
@@ -48,11 +48,11 @@ export function readView(graph: Graph, query: URLSearchParams): GraphView {
 
 /** The values of the query that say the view; null where it is the usual one. */
 export function viewQuery(graph: Graph, view: GraphView): Record<string, string | null> {
-  const { node_share, edge_share } = graph.page;
+  const { node_share } = graph.page;
   const ids = (nodes: GraphNode[]) => nodes.map((node) => node.id).join(",");
   return {
     n: view.nodeShare === node_share ? null : `${view.nodeShare}`,
-    e: view.linkShare === edge_share ? null : `${view.linkShare}`,
+    e: view.linkShare === graph.usualLinkShare ? null : `${view.linkShare}`,
     sel: view.selected?.id ?? null,
     pin: ids(view.pins) || null,
     g: view.groups.map((group) => `${group.name}:${ids(group.members)}`).join(";") || null,

@@ -77,13 +77,17 @@ export function GraphPageView({ name, query }: { name: string; query: URLSearchP
 }
 
 function Loaded({ page, query }: { page: GraphPage; query: URLSearchParams }) {
-  const { watchModel } = useShared();
+  const { run, watchModel } = useShared();
   const graph = useMemo(() => new Graph(page), [page]);
   const view = readView(graph, query);
   const source = useMemo<GraphSource>(
     () => ({
       contexts: (node, signal) => api.graphContexts(page.name, node.index, signal),
-      noContexts: "No contexts: no features were built for the transcoder of this layer. Build them with monosemy features.",
+      noContexts: (node) => {
+        const place = page.transcoders.find((entry) => entry.layer === node.layer);
+        const sae = place && run.saes.find((entry) => entry.site === place.site && entry.name === place.name);
+        return `No contexts: no features were built for the transcoder of this layer.${sae ? ` Build them: ${sae.build_command}` : ""}`;
+      },
       edit: (edits, held, signal) => {
         watchModel();
         return api.editGraph(page.name, { edits: edits.map((edit) => ({ node: edit.node.index, factor: edit.factor })), frozen: held }, signal);
