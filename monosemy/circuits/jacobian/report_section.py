@@ -231,11 +231,7 @@ def _frontier(studies: Jacobian) -> Html:
     rows: list[list[Cell | str]] = []
     for row in studies.rows:
         estimates, fewer = row["estimates"], row["reduction"]
-        cells: list[Cell | str] = [
-            setting_text(row["lambda"]),
-            Cell(setting_text(row["l0"]), row["l0"]),
-            str(row["seed"]),
-        ]
+        cells = _pair_cells(row)
         cells += [_number(row[key]) for key in ("variance_explained_in", "variance_explained_out")]
         cells += [_number(row[key]) for key in ("ce_score_in", "ce_score_out", "ce_cost")]
         cells += [_share(estimates["over_0.01"]), _factor(fewer.get("over_0.01"))]
@@ -249,6 +245,11 @@ def _frontier(studies: Jacobian) -> Html:
     return table(
         "Every pair: what it explains, what it costs, how sparse its Jacobian is (95% intervals)", headings, rows
     )
+
+
+def _pair_cells(row: Mapping[str, Any]) -> list[Cell | str]:
+    """The first cells of a pair's row: λ, L0 and seed."""
+    return [setting_text(row["lambda"]), Cell(setting_text(row["l0"]), row["l0"]), str(row["seed"])]
 
 
 def _behaviour(studies: Jacobian) -> Html:
@@ -268,11 +269,7 @@ def _behaviour(studies: Jacobian) -> Html:
     rows: list[list[Cell | str]] = []
     for row in studies.rows:
         shapes, ablation = row["linearity"], row["ablation"]
-        cells: list[Cell | str] = [
-            setting_text(row["lambda"]),
-            Cell(setting_text(row["l0"]), row["l0"]),
-            str(row["seed"]),
-        ]
+        cells = _pair_cells(row)
         cells += [_share(shapes[shape]) for shape in ("linear", "jumprelu", "flat", "other")]
         cells += [_number(ablation["rank_correlation"]), _number(ablation["r_squared"])]
         cells.append(_share(row["average_over"].get("0.01", {"value": None})))
