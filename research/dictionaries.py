@@ -33,6 +33,9 @@ def sides(values: Tensor, k: int) -> SparseLatents:
 class Neurons(nn.Module):
     """Hidden units of a gated MLP; `encode` takes what the MLP receives."""
 
+    source_site = None
+    """As an SAE's: no other site is read than the one that they stand for."""
+
     def __init__(self, model: LanguageModel, layer: int, k: int) -> None:
         super().__init__()
         mlp = model.module.get_decoder().layers[layer].mlp
@@ -59,6 +62,8 @@ class Neurons(nn.Module):
 
 class Channels(nn.Module):
     """Coordinates of a site, in standard deviations of `rows` [n, d]."""
+
+    source_site = None
 
     def __init__(self, rows: Tensor, k: int) -> None:
         super().__init__()
