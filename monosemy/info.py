@@ -11,7 +11,7 @@ from pathlib import Path
 
 from monosemy import __version__
 from monosemy.cli import commands
-from monosemy.errors import unknown
+from monosemy.errors import UserError, unknown
 from monosemy.support.arguments import Parser
 
 
@@ -28,7 +28,7 @@ def run_info(words: list[str]) -> None:
     )
     subject = parser.parse_args(words).subject
     from monosemy.recipes import RECIPES
-    from monosemy.run import machine, versions
+    from monosemy.run import machine, near_runs, versions
     from monosemy.saes.registry import ARCHITECTURES
 
     if subject in ARCHITECTURES:
@@ -36,6 +36,8 @@ def run_info(words: list[str]) -> None:
     elif subject and Path(subject).expanduser().is_dir():
         _print_run(Path(subject).expanduser())
     elif subject:
+        if near := near_runs(Path(subject)):
+            raise UserError(f"{subject} is neither a run folder nor an architecture; {near.rstrip('; ')}")
         raise unknown("run folder or architecture", subject, ARCHITECTURES)
     else:
         print(f"monosemy {__version__} on {machine()}")

@@ -138,7 +138,8 @@ def open_table(
     """
     path = path.expanduser()
     if path.suffix not in SUFFIXES:
-        raise UserError(f"{path} is no file of activations that can be read; choose one of {', '.join(SUFFIXES)}")
+        fix = ", or save its numbers: numpy.save('rows.npy', table)" if path.suffix in (".csv", ".tsv", ".txt") else ""
+        raise UserError(f"{path} is no file of activations that can be read; choose one of {', '.join(SUFFIXES)}{fix}")
     if not path.is_file():
         raise UserError(f"{path} does not exist; give the path of a {', '.join(SUFFIXES)} file")
     for flag, value, suffix in (("tensor", tensor, ".safetensors"), ("column", column, ".parquet")):

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from monosemy.errors import UserError, unknown
+from monosemy.support.numbers import counted_text
 from monosemy.support.text_input import replace_halves
 
 MAX_BYTES = 1_000_000_000
@@ -86,7 +87,8 @@ def read_labelled(path: Path, columns: Columns, positive: str = "") -> LabelledT
     is_positive = np.array([label == positive for label in labels])
     for label, n in ((positive, int(is_positive.sum())), (negative, int((~is_positive).sum()))):
         if n < MIN_OF_LABEL:
-            raise UserError(f"{path} has {n} texts labelled {label!r}, a probe needs at least {MIN_OF_LABEL} of each")
+            n_text = counted_text(n, "text")
+            raise UserError(f"{path} has {n_text} labelled {label!r}, a probe needs at least {MIN_OF_LABEL} of each")
     signs_by_text: dict[str, set[str]] = {}
     for text, label in zip(texts, labels, strict=True):
         signs_by_text.setdefault(text, set()).add("+" if label == positive else "-")

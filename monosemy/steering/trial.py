@@ -73,7 +73,7 @@ def try_latents(
     prompts = [column.prompt_ids for column in steered]
     edits = TextEdits(model, saes, [column.steering for column in steered])
     n_tokens = min(N_TOKENS, requests[0].n_tokens)
-    with progress.stage(f"try the first {len(prompts)}", total=n_tokens, unit="tokens") as bar:
+    with progress.stage(f"write with {len(prompts)} latents", total=n_tokens, unit="tokens") as bar:
         writing = generating(model, prompts, edits, n_tokens=n_tokens, sampling=Sampling())
         answers = finished(writing, advance=bar.advance)
     embedding = model.module.get_input_embeddings().weight  # type: ignore[operator]

@@ -78,6 +78,14 @@ def test_nothing_but_stopped_ones_is_an_error(tmp_path):
     assert all_stopped(run)
 
 
+def test_info_names_the_run_that_may_have_been_meant(run, capsys):
+    from monosemy.cli import main
+
+    with pytest.raises(SystemExit):
+        main(["info", f"{run}s"])
+    assert f"did you mean {run}?" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("command", ["show", "export-html", "export-parquet", "explain"])
 def test_a_run_of_stopped_ones_is_not_told_to_build_features(tmp_path, capsys, command):
     from monosemy.cli import main
