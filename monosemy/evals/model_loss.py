@@ -1,8 +1,8 @@
 """Measures how much a language model's loss rises when reconstructions replace its activations.
 
-Place on the data's path: evaluation, in the part that runs the whole model. For each batch of sequences the model runs
-once unchanged (clean). Then, site after site in the order of layers, the layers up to the site run once, continuing
-from the site before; the rest of the model runs once with zeros and once per SAE.
+Place on the data's path: evaluation, in the part that runs the whole model. For each batch of sequences the layers
+below the first site run once, and from there the model runs on unchanged (clean). At every site, in the order of
+layers, it runs from there once with zeros and once per SAE; the layers between a site and the next run once more.
 
   Δloss     = CE(spliced) − CE(clean)                                    nats per token
   recovered = (CE(zero) − CE(spliced)) / (CE(zero) − CE(clean))          1: nothing lost, 0: as bad as zeros
@@ -20,10 +20,10 @@ count as positions at all.
 Intervals: sums of the paired per-token differences over documents are resampled (intervals.py). Pairing makes the
 interval of Δloss far tighter than those of the losses. Per-token losses are computed in float32 and summed in float64.
 
-Limits: two arrays [batch, T, V] are in memory at once, the clean log-probabilities and the logits of a splice;
-log-softmax works on a few rows at a time. Cost: tokens × (1 + the share of the model up to the last site + for each
-site (1 + number of SAEs) × the share after it); the losses and KL add about 4% to that on a CPU (135M parameters,
-vocabulary 49,152).
+Limits: two arrays [batch, T, V] are in memory at once, the clean log-probabilities and the logits of a splice; log-
+softmax works on a few rows at a time. Cost: tokens × (1 + the share of the model between the first and the last site +
+for each site (1 + number of SAEs) × the share after it); the losses and KL add about 4% to that on a CPU (135M
+parameters, vocabulary 49,152).
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ class LossText:
     documents: TokenIds | None = None
 
     def __post_init__(self) -> None:
-        tokens, keep = tuple(self.tokens.shape), tuple(self.keep.shape)
+        tokens, keep = (tuple(torch.as_tensor(values).shape) for values in (self.tokens, self.keep))
         if tokens != keep:
             raise UserError(f"tokens are {tokens} but the kept positions {keep}: they must match")
 
@@ -232,10 +232,13 @@ def _sources(saes: Mapping[str, Dictionary]) -> list[str]:
     return list(dict.fromkeys(source for sae in saes.values() if (source := source_site(sae)) is not None))
 
 
-def _layer(site: str) -> int:
-    """The layer of a site, by its canonical name; 0 for a name of another form, whose layers are then all run."""
-    match = re.match(r"layers\.(\d+)\.", site)
-    return int(match[1]) if match else 0
+def _start_layer(site: str) -> int:
+    """The layer that a pass for the site begins with, by its canonical name: for a layer's output the one after it.
+
+    0 for a name of another form, whose layers are then all run.
+    """
+    match = re.match(r"layers\.(\d+)\.(.*)", site)
+    return int(match[1]) + (match[2] == "resid_post") if match else 0
 
 
 def _batches(model: Model, tokens: TokenIds, batch_sequences: int | None) -> Iterator[slice]:
@@ -259,8 +262,8 @@ def _measure_batch(
     """Adds sequences that go through the model together to the `sums` of every site: the clean pass, zeros at the site,
     and every SAE spliced there. `block` is the block of documents of each counted prediction, in order."""
     tokens = batch.tokens
-    first_sites = {site: min([site, *_sources(of_site)], key=_layer) for site, of_site in saes.items()}
-    sites = sorted(saes, key=lambda site: _layer(first_sites[site]))
+    first_sites = {site: min([site, *_sources(of_site)], key=_start_layer) for site, of_site in saes.items()}
+    sites = sorted(saes, key=lambda site: _start_layer(first_sites[site]))
     # The clean pass also reads what transcoders take in, which no edit of a later site changes.
     read: dict[str, Tensor] = {}
 

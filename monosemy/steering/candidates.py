@@ -1,4 +1,4 @@
-"""Which latents are worth trying for wished-for words: three cheap sources, none of which finds them all.
+"""Which latents are worth trying for wished-for words: three sources, none of which finds them all.
 
 Place on the path: words → [candidates] → a short answer with each (`trial`) → the latent that `monosemy steer --find …
 --prompt …` steers by.
@@ -57,7 +57,9 @@ def firing_latents(
     if scales.maximum is None or scales.n_fired is None:
         return []
     tokenizer = model.tokenizer_for("looking for words")
-    maximum, n_fired = scales.maximum.clamp_min(1e-9), scales.n_fired.double().clamp_min(1)
+    # A latent that never fired on ordinary text has no maximum to compare with.
+    fired = (scales.n_fired > 0) & (scales.maximum > 0)
+    rarity = (scales.n_fired.max() / scales.n_fired.double().clamp_min(1)).log()
     telling = torch.zeros(sae.d_sae, dtype=torch.float64)
     n_before = len(text_ids(tokenizer, NEUTRAL_PROMPT))
     for word in words:
@@ -66,6 +68,6 @@ def firing_latents(
         # A tokenizer that joins the comma to the word leaves fewer tokens: the last one is always the word's.
         rows = x_BTD[0, min(n_before, tokens.shape[1] - 1) :]
         code = sae.encode(rows.float().to(sae.W_dec.device)).to_dense().cpu()
-        telling += code.amax(0) / maximum
-    telling *= (n_fired.max() / n_fired).log()
+        telling[fired] += code.amax(0)[fired] / scales.maximum[fired]
+    telling *= rarity
     return [latent for latent in telling.argsort(descending=True)[:n].tolist() if telling[latent] > 0]

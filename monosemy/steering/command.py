@@ -104,7 +104,8 @@ def run_steer(words: list[str]) -> None:
             named_latents(model, saved.folder, options.find, N_TRIED),
             [int(scores.latents[row]) for row in ranked[:N_TRIED]],
         )
-        latents = in_turn(sources, N_TRIED)
+        able = set(scores.latents.tolist())  # those that fired, where that is known
+        latents = in_turn([[latent for latent in source if latent in able] for source in sources], N_TRIED)
         request = _tried(model, SteeringSaes(sae, scales, loaded_others), options, latents, about=(recipe, saved))
     assert request is not None
     names = _names(saved, others, request)

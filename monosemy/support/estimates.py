@@ -79,8 +79,10 @@ class Remedy:
 
 
 _FEWER_SAES = "lower --d-sae, or train fewer architectures, l0, seeds or sites"
+_LESS_VLLM = Remedy("lower --model.gpu-memory, or --model.device cpu keeps all else off the GPU")
 REMEDIES: Mapping[str, Remedy] = {
-    "vLLM": Remedy("lower --model.gpu-memory, or --model.device cpu keeps all else off the GPU"),
+    "vLLM": _LESS_VLLM,
+    "vLLM in training": _LESS_VLLM,
     "model": Remedy("choose a smaller model, or --model.dtype bfloat16"),
     "SAEs in training": Remedy(f"{_FEWER_SAES} at a time", ("d_sae",)),
     "training step": Remedy("lower --training.batch-tokens or --d-sae", ("d_sae", "training.batch_tokens")),

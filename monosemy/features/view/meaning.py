@@ -67,8 +67,10 @@ class Embedding:
         """Finds mean and common directions from up to `_SAMPLE` evenly spaced tokens."""
         sample = rows(np.linspace(0, n_tokens - 1, min(n_tokens, _SAMPLE)).astype(np.int64))
         mean = sample.mean(0)
-        directions = np.linalg.svd(sample - mean, full_matrices=False)[2]
-        return Embedding(rows, mean, directions[: min(N_COMMON, len(directions) - 1)])
+        centred = (sample - mean).astype(np.float64)
+        # Of d × d, a tenth of the time of the rows' own singular values; eigenvalues ascend.
+        directions = np.linalg.eigh(centred.T @ centred)[1].T[::-1].astype(np.float32)
+        return Embedding(rows, mean, directions[: min(N_COMMON, min(sample.shape) - 1)])
 
     def vectors(self, tokens: Array) -> Array:
         """Unit vectors of n tokens, float32 [n, d]."""

@@ -167,12 +167,13 @@ def _reconstruction(sizes: Sizes, share: float) -> dict[str, float]:
 
 def loss_operations(sizes: Sizes) -> float:
     """The model's operations in all passes of the loss: a clean one, and at each site one without it and one a
-    dictionary; each layer below a site is run once more."""
+    dictionary; each layer between two sites is run once more."""
     n_layers, n_tokens = sizes.model.n_layers, sizes.config.evaluation.n_loss_tokens
     n_of_site = sizes.n_measured / len(sizes.widths)
     before = [min(layers_before(site), n_layers) for site in sizes.widths]
     spliced = [sizes.operations(layer, n_layers, logits=True) * (n_of_site + 1) for layer in before]
-    return n_tokens * (sizes.operations(0, n_layers, logits=True) + sizes.operations(0, max(before)) + sum(spliced))
+    between = sizes.operations(min(before), max(before))
+    return n_tokens * (sizes.operations(0, n_layers, logits=True) + between + sum(spliced))
 
 
 def seconds_of(stages: Sequence[Work], costs: Mapping[str, float]) -> dict[str, float]:

@@ -275,6 +275,7 @@ def test_sites_measured_together_are_as_each_is_alone(tiny_model, family):
     transcoder = random_transcoder(1, d=model.site_width("layers.1.mlp_in")).float()
     saes = {
         "layers.2.resid_post": {"a": Rounding(0.5), "b": Rounding(2.0)},
+        "layers.2.mlp_out": {"a": Rounding(0.5)},
         "layers.0.mlp_out": {"a": Rounding(0.5)},
         "layers.1.mlp_out": {"transcoder": transcoder, "a": Rounding(0.5)},
     }
@@ -294,7 +295,7 @@ def test_sites_measured_together_are_as_each_is_alone(tiny_model, family):
     for site in saes:
         for name, sums in alone[site].documents.sums.items():
             assert np.array_equal(together[site].documents.sums[name], sums)
-    assert sum(n_tokens) == tokens.numel() * n_passes(*saes.values()) == tokens.numel() * (1 + 3 + 2 + 3)
+    assert sum(n_tokens) == tokens.numel() * n_passes(*saes.values()) == tokens.numel() * (1 + 3 + 2 + 2 + 3)
 
 
 @pytest.mark.parametrize(("kept", "n_read"), [(5, 64), (80, 81)])

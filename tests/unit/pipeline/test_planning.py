@@ -107,7 +107,7 @@ def test_work_is_what_a_count_by_hand_gives():
     assert stages["reconstruction"]["encode"] == 2_000 * 12 * 576 * 1_000
     head = 2 * 49_152 * 576
     layers = 2 * 106_202_880 / 30
-    shared = 30 * layers + head + 12 * layers
+    shared = 30 * layers + head + (12 - 3) * layers
     per_site = sum((6 + 1) * ((30 - first) * layers + head) for first in (12, 3))
     assert loss_operations(sizes) == pytest.approx(1_000 * (shared + per_site))
     assert Work("", {"step topk": 2.0, "step relu": 3.0, "byte": 5.0}).seconds({"step": 10.0, "step relu": 1.0}) == 23
@@ -257,11 +257,12 @@ def test_vllm_takes_its_share_of_a_gpu_while_activations_are_read(tmp_path):
     sizes = Sizes(quick(), SIZE, {"layers.6.resid_post": 576})
     disk = dataclasses.replace(quick(), model=ModelConfig(backend="vllm", gpu_memory=0.5))
     stream = dataclasses.replace(disk, activations=dataclasses.replace(disk.activations, storage="stream"))
-    too_much = dataclasses.replace(disk, model=ModelConfig(backend="vllm", gpu_memory=1.0))
+    all_of_it = ModelConfig(backend="vllm", gpu_memory=1.0)
+    too_much, streamed_too_much = (dataclasses.replace(config, model=all_of_it) for config in (disk, stream))
     question = Question(hardware_of("h100x4"))
-    plain, on_disk, streamed, refused = (
+    plain, on_disk, streamed, *refused = (
         planned(dataclasses.replace(sizes, config=config), tmp_path, question, d_heads=576)
-        for config in (quick(), disk, stream, too_much)
+        for config in (quick(), disk, stream, too_much, streamed_too_much)
     )
     share = question.hardware.device.memory // 2
     of_stage = [{stage.name: stage.device_memory for stage in plan.stages} for plan in (plain, on_disk, streamed)]
@@ -269,7 +270,7 @@ def test_vllm_takes_its_share_of_a_gpu_while_activations_are_read(tmp_path):
     assert min(of_stage[1]["harvest"], of_stage[1]["reconstruction"]) > share
     assert of_stage[1]["training"] < share < of_stage[2]["training"]
     assert max(of_stage[0].values()) < share
-    assert "lower --model.gpu-memory" in str(refused.refusal)
+    assert all("lower --model.gpu-memory" in str(plan.refusal) for plan in refused)
     assert "activations come through vllm, untimed" in plan_page(on_disk, tmp_path, "a machine")
     with pytest.raises(UserError, match="runs in one process"):
         plan_run(disk, tmp_path, Question(hardware_of("h100x4"), n_processes=4))

@@ -36,13 +36,17 @@ def test_latents_are_ranked_by_how_telling_their_firing_on_the_words_is(tiny_mod
         rows = model.activations(torch.tensor([ids]), [SITE])[SITE][0, before:].float()
         assert len(rows) == len(f" {word}")  # a token a byte
         for latent, peak in enumerate(sae.encode(rows).to_dense().amax(0).tolist()):
-            rarity = math.log(int(scales.n_fired.max()) / max(1, int(scales.n_fired[latent])))
-            expected[latent] += peak / max(1e-9, float(scales.maximum[latent])) * rarity
+            if scales.n_fired[latent]:
+                rarity = math.log(int(scales.n_fired.max()) / int(scales.n_fired[latent]))
+                expected[latent] += peak / float(scales.maximum[latent]) * rarity
     ranked = firing_latents(model, sae, scales, ["mill", "river"], n=sae.d_sae)
     assert set(ranked) == {latent for latent, score in enumerate(expected) if score > 0}
     scores = [expected[latent] for latent in ranked]
     assert all(a >= b * (1 - 1e-6) for a, b in itertools.pairwise(scores))
     assert firing_latents(model, sae, scales, ["mill", "river"], n=3) == ranked[:3]
+    never = replace(scales, n_fired=scales.n_fired.clone())
+    never.n_fired[ranked[0]] = 0
+    assert ranked[0] not in firing_latents(model, sae, never, ["mill", "river"], n=sae.d_sae)
     assert firing_latents(model, sae, LatentScales(), ["mill"], n=3) == []  # nothing was measured
     assert firing_latents(model, sae, replace(scales, n_fired=None), ["mill"], n=3) == []
 
