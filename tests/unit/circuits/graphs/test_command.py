@@ -152,7 +152,7 @@ def test_a_run_without_transcoders_says_what_it_has(tmp_path, capsys):
     write_json(tmp_path / "run.json", {"format": 1, "config": to_json(RunConfig()), "provenance": {}})
     save_sae(build_sae(SaeConfig("topk", 32, 64, 4.0, site="here")), tmp_path / "saes/here/topk-l0_4-s0")
     line = refusal([TEXT, "--run", str(tmp_path), "--out", str(tmp_path / "out")], capsys)
-    assert "holds no transcoders, which a graph needs (its SAEs: here)" in line
+    assert "holds no transcoders, which a graph needs (its SAEs: at here)" in line
 
 
 def test_slugs_are_folder_names():

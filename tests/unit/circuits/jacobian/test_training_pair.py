@@ -397,7 +397,7 @@ def test_names_and_sites() -> None:
     assert pair_sites(["layers.2.resid_post", *SITES], None) == SITES
     both = [*SITES, "layers.4.mlp_in", "layers.4.mlp_out"]
     assert pair_sites(both, 4) == ("layers.4.mlp_in", "layers.4.mlp_out")
-    with pytest.raises(UserError, match=r"layers\.3, layers\.4 have both mlp_in and mlp_out; set it"):
+    with pytest.raises(UserError, match=r"layers 3 and 4 have both mlp_in and mlp_out; set it"):
         pair_sites(both, None)
     with pytest.raises(UserError, match=r"add layers\.N\.mlp_in and layers\.N\.mlp_out"):
         pair_sites(["layers.3.mlp_in", "layers.4.mlp_out"], None)
