@@ -3,7 +3,7 @@
 Place on the path: the user's words → [text, spans of messages] → own_text. A transcript is written as people paste it:
 a line that begins with `User:`, `Human:`, `Assistant:`, `AI:`, `Model:` or `System:` begins a message, and lines
 without one continue it; or as JSON, a list of {"role", "content"} or an object that has it as `messages`, as chats are
-logged and asked for. A content in parts is the text of its parts.
+logged and asked for. A content in parts is the text of its parts, and calls of tools without one are `name(arguments)`.
 """
 
 from __future__ import annotations
@@ -54,6 +54,7 @@ class Transcript:
 
 def parse_chat(text: str) -> list[dict[str, str]]:
     """The messages of a transcript. Raises UserError for a text that is none."""
+    text = text.removeprefix("\ufeff")  # a byte order mark
     if text.lstrip().startswith(("[", "{")):
         return _from_json(text)
     messages: list[dict[str, str]] = []
@@ -89,10 +90,21 @@ def _message(message: Any) -> dict[str, str]:
         parts = [part.get("text") if isinstance(part, dict) else part for part in content]
         texts = [part for part in parts if isinstance(part, str)]
         content = "".join(texts) if len(texts) == len(parts) else None
+    if content is None and isinstance(message, dict):
+        content = _calls(message.get("tool_calls"))
     if not isinstance(role, str) or not isinstance(content, str):
         shown = json.dumps(message, ensure_ascii=False)[:60]
         raise UserError(f"a message of a chat has a role and a content of text, got {shown}; {_EXAMPLE}")
     return {"role": role, "content": content}
+
+
+def _calls(calls: Any) -> str | None:
+    """What a message that calls tools asks for, one call a line; None for a message without calls."""
+    if not isinstance(calls, list):
+        return None
+    functions = [call.get("function") for call in calls if isinstance(call, dict)]
+    named = [function for function in functions if isinstance(function, dict) and "name" in function]
+    return "\n".join(f"{function['name']}({function.get('arguments') or ''})" for function in named) or None
 
 
 def written_chat(model: LanguageModel, messages: list[dict[str, str]]) -> Transcript:

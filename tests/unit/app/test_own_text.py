@@ -87,6 +87,9 @@ def test_transcripts_are_taken_apart():
     assert parse_chat('[{"role": "user", "content": "hi"}]') == [{"role": "user", "content": "hi"}]
     logged = '{"model": "m", "messages": [{"role": "user", "content": [{"type": "text", "text": "a"}, "b"]}]}'
     assert parse_chat(logged) == [{"role": "user", "content": "ab"}]
+    call = '{"function": {"name": "search", "arguments": "{\\"q\\": 1}"}}'
+    calling = f'\ufeff[{{"role": "assistant", "content": null, "tool_calls": [{call}]}}]'
+    assert parse_chat(calling) == [{"role": "assistant", "content": 'search({"q": 1})'}]
     for text, words in (
         ('{"text": "hi"}', "an object with one as messages"),
         ('[{"role": "user", "content": [{"type": "image_url"}]}]', "a content of text, got"),
