@@ -39,9 +39,9 @@ def test_the_latent_whose_answer_says_the_words_comes_first(tiny_model):
         if not only_here:
             continue
         trials = try_latents(model, saes, requests=requests, words=only_here)
-        (best,) = [one for one in trials if one.n_said]
+        (best,) = [attempt for attempt in trials if attempt.n_said]
         assert best.candidate == number
-        fluent = [one for one in trials if one.fluent]
+        fluent = [attempt for attempt in trials if attempt.fluent]
         assert trials.index(best) == (0 if best.fluent else len(fluent))
         return
     raise AssertionError("every answer has the same words")
