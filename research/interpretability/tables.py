@@ -12,7 +12,21 @@ Record = Mapping[str, Any]
 
 def tables(records: Mapping[str, Record]) -> dict[str, str]:
     record = records["interpretability"]
-    return {"auroc": auroc_table(record), "differences": difference_table(record["measures"])}
+    return {
+        "auroc": auroc_table(record),
+        "differences": difference_table(record["measures"]),
+        "passes": pass_table(record),
+    }
+
+
+def pass_table(record: Record) -> str:
+    """AUROC over all firing after one pass over the text, three seeds, and after two, one seed."""
+    once, twice = record["measures"]["label"]["means"], record["two_passes"]["label"]
+    rows = [
+        [CONTROLS.get(name, name), *(interval(means[name]["mean"], means[name]["interval"]) for means in (once, twice))]
+        for name in ("topk", "jumprelu", "gated", "frozen_random")
+    ]
+    return markdown(["label, all firing", "one pass", "two passes, one seed"], rows)
 
 
 def auroc_table(record: Record) -> str:
