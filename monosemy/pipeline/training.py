@@ -102,8 +102,14 @@ def _record(run: Run, prepared: TrainingData, keys: Sequence[Key], outcomes: Seq
     run.add_provenance(stopped=[message for outcome in outcomes for message in outcome.messages], shuffle=stream)
     if prepared.store is None:
         run.add_provenance(dropped_positions=stream["n_dropped"])
-    record = {"n_tokens": max(outcome.n_tokens for outcome in outcomes), "saes": [list(key) for key in keys]}
-    run.mark_done("training", identity(run.config), max(outcome.seconds for outcome in outcomes), record)
+    record: dict[str, Any] = {
+        "n_tokens": max(outcome.n_tokens for outcome in outcomes),
+        "saes": [list(key) for key in keys],
+    }
+    seconds = [outcome.seconds for outcome in outcomes]
+    if len(seconds) > 1:
+        record["seconds_of_processes"] = seconds
+    run.mark_done("training", identity(run.config), max(seconds), record)
     # Only now that the trained SAEs are on disk and the stage is recorded.
     _remove_work(run)
 

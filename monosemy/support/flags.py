@@ -270,5 +270,14 @@ def _read(flag: str, hint: Any, words: str | list[str]) -> Any:
             return hint(word)
         except ValueError:
             kind, example = ("a whole number", "32") if hint is int else ("a number", "0.5")
-            raise UserError(f"{flag} takes {kind} such as {example}, got {word!r}") from None
+            advice = _width_in_full(word) if flag == "--d-sae" else ""
+            raise UserError(f"{flag} takes {kind} such as {example}, got {word!r}{advice}") from None
     return word
+
+
+def _width_in_full(word: str) -> str:
+    """Advice on a width such as `16k`, which published SAEs count in units of 1,024 and token counts here in 1,000."""
+    thousands = word.removesuffix("k")
+    return (
+        f"; a published width of {word} is {1024 * int(thousands)}" if word != thousands and thousands.isdigit() else ""
+    )

@@ -7,6 +7,7 @@ file is such a link to another folder of the same repository.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -94,6 +95,8 @@ class Description:
     l0: float = 0
     """k, or the published mean number of active latents; 0 where it is not said."""
     transforms: Transforms = NO_TRANSFORMS
+    typical_norm: float = 1.0
+    """Root mean square of the norm of the activations it was trained on (output side); 1 where it is not said."""
     facts: Mapping[str, Any] = field(default_factory=dict)
     """What else is worth recording: prepend_bos, context_size, dataset, warnings …"""
 
@@ -110,6 +113,7 @@ class Description:
             d_in=d_in,
             d_sae=d_sae,
             l0=self.l0,
+            scale=self.typical_norm,
             site=site,
             model=hub_model(self.model),
             record={
@@ -139,6 +143,16 @@ def count(settings: Mapping[str, Any], key: str) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not 0 < value < MAX_K:
         raise UserError(f"the SAE's settings say {key} = {shown(value)}, which should be a positive whole number")
     return value
+
+
+def positive(settings: Mapping[str, Any], key: str, default: float) -> float:
+    """A setting that is a number above 0; the default where it is missing. Raises UserError for any other value."""
+    value = settings.get(key)
+    if value is None:
+        return default
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < math.inf:
+        raise UserError(f"the SAE's settings say {key} = {shown(value)}, which should be a number above 0")
+    return float(value)
 
 
 def section(settings: Mapping[str, Any], key: str) -> Mapping[str, Any]:

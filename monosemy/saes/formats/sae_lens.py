@@ -31,6 +31,7 @@ from monosemy.saes.formats.described import (
     holds,
     matrix,
     member,
+    positive,
     scalar,
     section,
     tensor,
@@ -58,6 +59,8 @@ _NORMALISATIONS = {"none": "none", "layer_norm": "layer_norm", "constant_norm_re
 _SCALED = "expected_average_only_in"
 """Inputs of mean length √d, by a factor that the files leave out."""
 _CENTRED_HOOKS = re.compile(r"blocks\.\d+\.(hook_resid_\w+|hook_attn_out|hook_mlp_out)")
+_TYPICAL_NORM = "typical_norm"
+"""Our own entry beside theirs: the root mean square of the activations' norm, to which `--unit norm` refers."""
 _FACTS = ("prepend_bos", "context_size", "dataset_path", "neuronpedia_id", "sae_lens_version", "training_architecture")
 
 
@@ -103,6 +106,7 @@ def config(path: Path) -> SaeConfig:
         hook_out=text(metadata, "hook_name_out"),
         l0=count(settings, "k") if ours == "topk" else 0,
         transforms=transforms,
+        typical_norm=positive(metadata, _TYPICAL_NORM, 1.0),
         facts=facts,
     )
     weights = path / _WEIGHTS
@@ -239,6 +243,8 @@ def _metadata(parts: Parts) -> dict[str, Any]:
         "hook_name": (parts.origin("hook") if same_library else "") or lens_hook(config.site),
         "training_architecture": config.architecture,
     }
+    if config.scale != 1:
+        metadata[_TYPICAL_NORM] = config.scale
     if config.site_out:
         metadata["hook_name_out"] = (parts.origin("hook_out") if same_library else "") or lens_hook(config.site_out)
     metadata |= {key: value for key in _FACTS if (value := parts.origin(key)) is not None and key not in metadata}

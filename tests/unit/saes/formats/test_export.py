@@ -87,7 +87,17 @@ def test_saes_trained_here_are_held_by_sae_lens(name: str, tmp_path: Path):
     assert torch.equal(again.encode(x).to_dense(), sae.encode(x).to_dense())
     assert torch.equal(again(x), sae(x))
     assert (again.config.site, again.config.model) == ("layers.3.resid_post", "openai-community/gpt2")
+    assert again.config.scale == 3.0, "the typical norm, which the unit `norm` of a strength refers to"
     assert recognises(tmp_path)
+
+
+def test_a_typical_norm_that_is_no_norm_is_refused(tmp_path: Path):
+    sae = load_sae(FOLDER / "lens_topk_unit")
+    sae.fold_scale(3.0)
+    cfg = written(sae, "sae-lens", tmp_path) / "cfg.json"
+    cfg.write_text(cfg.read_text().replace('"typical_norm": 3.0', '"typical_norm": -3.0'))
+    with pytest.raises(UserError, match=r"say typical_norm = -3.0, which should be a number above 0"):
+        load_sae(tmp_path)
 
 
 def test_notes_say_what_is_folded_and_what_is_lost():

@@ -1,0 +1,91 @@
+"""Does a run on two processes with a thread each lose time beside one process with two threads?
+
+    python -m research.scale.processes --folder runs/processes [--tokens 40k] [--rounds 3]
+
+Each round makes the same run twice, in turn: twelve SAEs, four at each of three sites, from an empty store of
+activations. `seconds`: of the whole command and of its stages, and of training on every process, which shows how even
+the shares are. The tables give medians of the rounds' ratios. Limits: one machine, whose two cores all share.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from monosemy.layout import RunFiles
+from monosemy.run import machine
+from monosemy.support.files import cache_folder, read_json
+from research.markdown import markdown
+from research.records import record_path, write_record
+
+SITES = ("layers.8.resid_post", "layers.12.resid_post", "layers.16.resid_post")
+ARCHITECTURES = ("topk", "batch_topk", "jumprelu", "gated")
+RUN = (
+    "demo --l0 32 --text.n-validation-tokens 8k --evaluation.n-loss-tokens 1024"
+    " --evaluation.no-frozen-random --evaluation.no-pca"
+)
+STAGES = {"activations": "harvest", "training": "training"}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, default=Path("runs/processes"))
+    parser.add_argument("--tokens", default="40k")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--out", type=Path, default=record_path("scale", "processes"))
+    options = parser.parse_args()
+    record: dict[str, Any] = {"machine": machine(), "tokens": options.tokens, "rounds": []}
+    for number in range(options.rounds):
+        # In turn, and the other first in the next round: a machine that slows down hits both alike.
+        counts = (1, 2) if number % 2 == 0 else (2, 1)
+        seconds = {f"{n}": run_seconds(options.folder, options.tokens, n) for n in counts}
+        record["rounds"].append(seconds)
+        write_record(options.out, record)
+    print(table(record))
+
+
+def run_seconds(folder: Path, tokens: str, n_processes: int) -> dict[str, Any]:
+    """Seconds of one run on this many processes, from nothing but the model and the text."""
+    run, cache = folder / f"{n_processes}", folder / "cache"
+    for stale in (run, cache):
+        shutil.rmtree(stale, ignore_errors=True)
+    cache.mkdir(parents=True)
+    for part in ("models", "packages"):
+        (cache / part).symlink_to((cache_folder() / part).absolute())
+    words = [*RUN.split(), "--tokens", tokens, "--sites", *SITES, "--architectures", *ARCHITECTURES]
+    command = [sys.executable, "-m", "monosemy", "train", *words, "--run", str(run), "--processes", f"{n_processes}"]
+    started = time.perf_counter()
+    subprocess.run(command, check=True, env={**os.environ, "MONOSEMY_CACHE": str(cache.absolute())})
+    whole = time.perf_counter() - started
+    stages = read_json(RunFiles(run).stages)["stages"]
+    ranks = stages["training"]["record"].get("seconds_of_processes", [stages["training"]["seconds"]])
+    return {"whole": whole, **{stage: stages[stage]["seconds"] for stage in STAGES}, "ranks": ranks}
+
+
+def table(record: Mapping[str, Any]) -> str:
+    """Medians over the rounds, with the extremes: how many times as fast two processes are, and how even the shares."""
+    rounds: Sequence[Mapping[str, Any]] = record["rounds"]
+    titles = {**STAGES, "whole": "whole command"}
+    ratios = {
+        f"{title}, times as fast": [pair["1"][key] / pair["2"][key] for pair in rounds] for key, title in titles.items()
+    }
+    uneven = [max(pair["2"]["ranks"]) / min(pair["2"]["ranks"]) - 1 for pair in rounds]
+    body = [[title, _spread(values)] for title, values in ratios.items()]
+    longer = f"{100 * statistics.median(uneven):.0f}% [{100 * min(uneven):.0f}, {100 * max(uneven):.0f}]"
+    return markdown(["", "two processes beside one"], [*body, ["longer share over the shorter", longer]])
+
+
+def _spread(values: Sequence[float]) -> str:
+    return f"{statistics.median(values):.2f} [{min(values):.2f}, {max(values):.2f}]"
+
+
+if __name__ == "__main__":
+    main()
