@@ -70,13 +70,16 @@ class Reading:
         """Every latent that fires, once (`schema.FiringSummary` without labels), the most unusual one first.
 
         Where nothing is known of the latents' firing, the order is that of their largest values. Of equals the lower
-        latent comes first.
+        latent comes first. In a chat a latent's peak lies in a message, and those that fire on the template's words
+        alone ("assistant", line ends) come last: every chat has them.
         """
-        order = np.lexsort((self.position, -self.value, self.latent))
+        roles = np.array(self.roles or ["text"] * len(self.pieces))
+        in_template = (roles == "")[self.position]
+        order = np.lexsort((self.position, -self.value, in_template, self.latent))
         latents, first, counts = np.unique(self.latent[order], return_index=True, return_counts=True)
         peak = order[first]
         rarest = np.nan_to_num(self.one_in[peak])
-        ranked = np.lexsort((latents, -self.value[peak], -rarest))
+        ranked = np.lexsort((latents, -self.value[peak], -rarest, in_template[peak]))
         rows = (latents, self.value[peak], self.position[peak], counts, rarest)
         return [
             {"latent": i, "value": v, "peak": p, "n_tokens": n, "one_in": rare or None}

@@ -189,6 +189,25 @@ def test_the_page_shows_the_most_unusual_firing_of_every_token():
     ]
 
 
+def test_in_a_chat_what_fires_on_the_template_alone_comes_last():
+    """Latent 1 fires on the template alone, most unusually; latent 2 peaks there and fires in a message too."""
+    arrays = {
+        "position": np.array([0, 0, 2, 3]),
+        "latent": np.array([1, 2, 2, 3]),
+        "value": np.array([9.0, 8.0, 3.0, 1.0], np.float32),
+        "one_in": np.array([900.0, 800.0, 50.0, 20.0]),
+        "is_read": np.ones(4, bool),
+    }
+    reading = own_text.Reading(list("abcd"), [], ["", "", "user", "assistant"], 0, n_windows=1, **arrays)
+    assert [(row["latent"], row["peak"], row["n_tokens"]) for row in reading.summary()] == [
+        (2, 2, 2),
+        (3, 3, 1),
+        (1, 0, 1),
+    ]
+    plain = own_text.Reading(list("abcd"), [], [], 0, n_windows=1, **arrays)
+    assert [(row["latent"], row["peak"]) for row in plain.summary()] == [(1, 0), (2, 0), (3, 3)]
+
+
 def test_the_evidence_is_downloaded(run: Path):
     with Server(run) as server:
         status, headers, content = server.ask("POST", f"{BASE}/evidence", {"text": "In July", "format": "csv"})
