@@ -12,10 +12,12 @@ import re
 import sys
 from pathlib import Path
 
+from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 
 sys.path.insert(0, str(Path(__file__).parent))
 import notebook_pages
+import site_requests
 
 ROOT = Path(__file__).parents[1]
 HOME = "README.md"
@@ -79,3 +81,9 @@ def on_page_markdown(markdown: str, page, config, files: Files) -> str:
 
     parts = _CODE.split(markdown)
     return "".join(part if i % 2 else _LINK.sub(moved, part) for i, part in enumerate(parts))
+
+
+def on_post_build(config) -> None:
+    """Ends the build with an error where a page would ask another place for something."""
+    if asked := site_requests.requests_of_site(Path(config.site_dir)):
+        raise PluginError("the site would ask other places for:\n" + "\n".join(asked))

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent
 DIGITS = 7
 WIDTH = 1_200
 """Letters a line, beyond which a mapping or a list is broken up."""
-SMALL = 320
+SMALL = 400
 """Letters up to which a value shares a line."""
 
 

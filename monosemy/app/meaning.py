@@ -43,7 +43,7 @@ class Meanings:
         with self._turn:
             index = self._index(sae, database)
         tokens = [token for piece in self._token_ids([f" {word}" for word in words]) for token in piece]
-        scores, nearest = index.scores(np.array(tokens, np.int64))
+        scores, nearest = index.scores(np.array(tokens, np.int64), words)
         best = np.argsort(-scores, kind="stable")[:limit]
         best = best[scores[best] > 0]
         return {

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from research.frontier import short
 from research.frontier.run import oriented, paired_table, table
 from research.markdown import markdown
 
@@ -26,7 +27,22 @@ def tables(records: Mapping[str, Record]) -> dict[str, str]:
         "sites": four_sites(sites),
         "sites-paired": four_sites_paired(sites),
         "published": against_published(middle["paired"]),
+        "statements": statements(middle, records["demo"]),
+        "demo": "\n".join(table([point | {"seeds": [0]} for point in records["demo"]["points"]])),
     }
+
+
+def statements(long: Record, demo: Record) -> str:
+    """Where each statement of the study holds, in its runs and in the demo."""
+    holds = [short.holds(site) for site in (long, demo)]
+    rows = [[name, *(where(here[name], long["paired"]) for here in holds)] for name in short.STATEMENTS]
+    return markdown(["", "longer runs", "the demo"], rows)
+
+
+def where(levels: list[str], asked: Record) -> str:
+    if len(levels) == len(asked):
+        return "yes"
+    return f"at L0 {', '.join(levels)} only" if levels else "no"
 
 
 def four_sites(sites: Record) -> str:

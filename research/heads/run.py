@@ -371,7 +371,9 @@ def main() -> None:
             bar.advance()
     table = summary(parts)
     print_table(table)
-    save(arguments.out, {"summary": table, "parts": brief(parts)})
+    # what no table or figure of the summary reads: the seeds' range, and the heads, which the parts count
+    unread = tuple(f"summary/*/{name}" for name in ("least", "largest", "n_heads"))
+    save(arguments.out, {"summary": table, "parts": brief(parts)}, without=unread)
     write_figures(table, parts, arguments.figures)
 
 

@@ -16,7 +16,42 @@ def tables(records: Mapping[str, Record]) -> dict[str, str]:
         "auroc": auroc_table(record),
         "differences": difference_table(record["measures"]),
         "passes": pass_table(record),
+        "meaning": meaning_table(records["meaning"]),
+        "concepts": concept_table(records["meaning"]),
     }
+
+
+def meaning_table(record: Record) -> str:
+    """Searches that succeed and hits that fit, of the search by meaning, of labels' words, and of the two controls."""
+    by_meaning, close, exact = (record[kind] for kind in ("meaning", "close", "exact"))
+    n = record["n_hits"]
+    rows = [
+        ["search by meaning", per_cent(by_meaning["success"]), per_cent(by_meaning["share"])],
+        ["the same, close words alone counted", per_cent(close["success"]), per_cent(close["share"])],
+        ["words of labels", per_cent(exact["success"]), per_cent(exact["share"])],
+        ["random latents (control)", per_cent(by_meaning["random_success"]), per_cent(by_meaning["random_share"])],
+        [
+            "other concepts' hits (control)",
+            per_cent(by_meaning["others_success"]),
+            per_cent(by_meaning["others_share"]),
+        ],
+    ]
+    return markdown(["", f"one of the first {n} fits, %", f"of the first {n} fit, %"], rows)
+
+
+def per_cent(value: Record) -> str:
+    return interval(value["mean"], value["interval"], ".0f", 100)
+
+
+def concept_table(record: Record) -> str:
+    """The concepts by how many of the first hits fit; in brackets those without a fitting latent in the dictionary."""
+    rows = []
+    for n in range(record["n_hits"], -1, -1):
+        names = [
+            f"({name})" if not row["fitting"] else name for name, row in record["concepts"].items() if row["hits"] == n
+        ]
+        rows.append([f"{n} of {record['n_hits']}", f"{len(names)}", ", ".join(names) or "–"])
+    return markdown(["fit", "concepts", ""], rows)
 
 
 def pass_table(record: Record) -> str:

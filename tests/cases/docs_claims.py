@@ -177,6 +177,13 @@ def _browser_page() -> Iterator[str]:
 
     browser = records_of("speed")["browser"]
     limits = browser["limits_ms"]
+    meaning = records_of("interpretability")["meaning"]["meaning"]
+    success, by_chance = meaning["success"], meaning["random_success"]["mean"]
+    low, high = (f"{100 * end:.0f}" for end in success["interval"])
+    yield (
+        f"Of {success['n']} concepts looked for in the demo's SAE, one of the first five latents fits in "
+        f"{100 * success['mean']:.0f}% [{low}, {high}], of random latents in {100 * by_chance:.0f}%"
+    )
     yield (
         f"texts above {live.MAX_TEXT:,} characters, answers above {live.MAX_NEW_TOKENS} tokens and more than "
         f"{live.MAX_EDITS} edited latents are refused"
@@ -201,6 +208,13 @@ def _frontier_page() -> Iterator[str]:
     yield f"losses over {other['n_loss_tokens']:,}. Every"
     misses = max(site["largest_l0_miss"] for name, site in sites.items() if name != "layers.12.resid_post")
     yield f"Every L0 within {100 * misses:.1f}% of the asked"
+    demo = records_of("frontier")["demo"]
+    assert demo["n_passes"] == 2
+    yield (
+        f"{demo['d_sae']:,} latents and two passes over {demo['n_tokens_asked']:,} tokens of text, judged on "
+        f"{demo['n_tokens']:,} validation tokens (losses over {demo['n_loss_tokens']:,} of them, "
+        f"{demo['n_loss_documents']} documents)"
+    )
 
 
 def _frontier_settings() -> tuple[str, str]:
@@ -227,6 +241,11 @@ def _interpretability_page() -> Iterator[str]:
     yield f"the {units['neurons']:,} hidden units of the layer's MLP"
     yield f"the {units['channels']:,} residual channels"
     yield f"the {record['l0']:g} strongest of a token"
+    said = records_of("interpretability")["meaning"]["said_near"]
+    yield (
+        f"{said['near']} searches were said to be near, of which {said['near_succeed']} succeed; of the {said['far']} "
+        f"said to be far {said['far_succeed']} does"
+    )
 
 
 def _heads_page() -> Iterator[str]:

@@ -8,6 +8,9 @@ Its common directions, which say how frequent a token is rather than what it mea
     s(t) = e_t · unit(Σ e_q over the query's tokens)
     score(i) = mean of the `N_BEST` largest w_it s(t) over latent i's tokens t
 
+Where a word of the query names a set of tokens (“bracket”, “month”: named_tokens.py), s(t) of its members is at least
+`NAMED`, since a sign or a list's member is not used as its name is.
+
 A latent's tokens are those over-represented at its peaks (w falls with their rank) and those of its label's words,
 which name what the tokens have in common (“months”, “opening brackets”).
 
@@ -28,12 +31,15 @@ import numpy as np
 from monosemy.errors import UserError
 from monosemy.features.labels.vocabulary import FUNCTION_WORDS
 from monosemy.features.store.database import FeatureDatabase, open_current
+from monosemy.features.view.named_tokens import named_places
 from monosemy.layout import SaeFiles
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 N_COMMON = 5
 N_BEST = 3
+NAMED = 0.9
+"""Similarity of a token to a word that names it; 1 is the word itself."""
 _SAMPLE = 8192
 _RANKS = np.array([1.0, 0.95, 0.9, 0.85, 0.8, 0.75], np.float32)
 _LABEL_WEIGHT = 0.9
@@ -92,6 +98,8 @@ class MeaningIndex:
     """int64 [d_sae, k]: each latent's tokens as indices into `tokens`; n for a missing one."""
     weights: Array
     """float32 [k]: what each of them counts."""
+    texts: tuple[str, ...] = ()
+    """The texts of `tokens`."""
 
     @staticmethod
     def build(
@@ -112,15 +120,19 @@ class MeaningIndex:
         in_vocabulary = tokens[tokens < n_vocabulary]  # the missing one, if there is one, sorts last
         weights = np.concatenate([_RANKS[: peaks.shape[1]], np.full(_MAX_LABEL_TOKENS, _LABEL_WEIGHT, np.float32)])
         members = places.reshape(occurring.shape)
-        return MeaningIndex(embedding, in_vocabulary, embedding.vectors(in_vocabulary), members, weights=weights)
+        vectors, texts = embedding.vectors(in_vocabulary), database.tokens.texts(in_vocabulary.tolist())
+        return MeaningIndex(embedding, in_vocabulary, vectors, members, weights=weights, texts=tuple(texts))
 
-    def scores(self, query: Array) -> tuple[Array, Array]:
+    def scores(self, query: Array, words: Sequence[str] = ()) -> tuple[Array, Array]:
         """(score of every latent, float32 [d_sae]; its nearest tokens, int64 [d_sae, N_BEST]) for a query's tokens.
 
-        A latent without tokens has score −1. Missing nearest tokens are −1.
+        `words` are the query's, which may name tokens. A latent without tokens has score −1. Missing nearest tokens are
+        −1.
         """
         summed = self.embedding.vectors(query).sum(0)
         near = np.append(self.vectors @ (summed / max(1e-9, float(np.linalg.norm(summed)))), np.float32(-1))
+        named = named_places(words, self.texts)
+        near[named] = np.maximum(near[named], NAMED)
         each = np.where(self.members < len(self.tokens), near[self.members] * self.weights, -1)
         best = np.argsort(-each, axis=1, kind="stable")[:, :N_BEST]
         values = np.take_along_axis(each, best, 1)
@@ -143,7 +155,7 @@ def nearest_latents(sae_folder: Path, embedding_weights: Any, tokenizer: Any, *,
     token_ids = _token_ids(tokenizer)
     index = MeaningIndex.build(database, Embedding.of(embedding_weights), token_ids)
     query = [token for piece in token_ids([f" {word}" for word in words]) for token in piece]
-    scores, _ = index.scores(np.array(query, np.int64))
+    scores, _ = index.scores(np.array(query, np.int64), words)
     return [latent for latent in np.argsort(-scores, kind="stable").tolist() if scores[latent] > 0]
 
 

@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from feature_runs import MARKET, SCRIPT, THE, WORDS, open_tiny
+from feature_runs import JULY, MARKET, SCRIPT, TAB, THE, WORDS, open_tiny
 
 from monosemy.features.view.meaning import Embedding, MeaningIndex, content_words, nearness, query_words
+from monosemy.features.view.named_tokens import named_places
 
 
 def test_common_directions_are_taken_out():
@@ -67,6 +68,31 @@ def test_a_text_is_as_near_as_its_nearest_words():
     assert abs(sleep) < 0.7
     assert nothing == -1
     assert nearness(matrix, tokenizer, words=["war"], texts=["war"]) == [pytest.approx(1)]
+
+
+def test_a_word_that_names_tokens_finds_them_though_it_is_not_used_like_them(tmp_path: Path):
+    database = open_tiny(tmp_path)
+    rows = np.eye(len(WORDS), dtype=np.float32)
+    embedding = Embedding(lambda tokens: rows[tokens], np.zeros(len(WORDS), np.float32), np.zeros((1, len(WORDS))))
+    index = MeaningIndex.build(database, embedding, lambda words: [[] for _ in words])
+    months, _ = index.scores(np.array([TAB]), ["months"])
+    unnamed, _ = index.scores(np.array([TAB]), ["calendar"])
+    peaks = [[token for token in row if token < len(WORDS)] for row in database.peak_token_ids.tolist()]
+    for latent, tokens in enumerate(peaks):
+        if tokens and TAB not in tokens:
+            assert unnamed[latent] == 0
+            assert (months[latent] > 0) == (JULY in tokens)
+
+
+def test_names_of_signs_and_lists():
+    texts = [" (", "['", "a(", " July", " may", "est", " north", "não", " not", "12", "—"]
+    assert named_places(["bracket"], texts) == named_places(["Brackets", "open"], texts) == [0, 1]
+    assert named_places(["month"], texts) == [3]  # “may” is a modal verb first
+    assert named_places(["modal"], texts) == [4]
+    assert named_places(["compass"], texts) == [6]
+    assert named_places(["negation"], texts) == [8]
+    assert named_places(["dash", "quote"], texts) == [1, 10]
+    assert named_places(["war", "women"], texts) == []
 
 
 def test_words_of_a_query():
