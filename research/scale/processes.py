@@ -12,19 +12,17 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
-import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from monosemy.layout import RunFiles
 from monosemy.run import machine
 from monosemy.support.files import cache_folder, read_json
-from research.markdown import markdown
 from research.records import record_path, write_record
+from research.scale.tables import processes_table
 
 SITES = ("layers.8.resid_post", "layers.12.resid_post", "layers.16.resid_post")
 ARCHITECTURES = ("topk", "batch_topk", "jumprelu", "gated")
@@ -32,7 +30,7 @@ RUN = (
     "demo --l0 32 --text.n-validation-tokens 8k --evaluation.n-loss-tokens 1024"
     " --evaluation.no-frozen-random --evaluation.no-pca"
 )
-STAGES = {"activations": "harvest", "training": "training"}
+STAGES = ("activations", "training")
 
 
 def main() -> None:
@@ -49,7 +47,7 @@ def main() -> None:
         seconds = {f"{n}": run_seconds(options.folder, options.tokens, n) for n in counts}
         record["rounds"].append(seconds)
         write_record(options.out, record)
-    print(table(record))
+    print(processes_table(record))
 
 
 def run_seconds(folder: Path, tokens: str, n_processes: int) -> dict[str, Any]:
@@ -68,23 +66,6 @@ def run_seconds(folder: Path, tokens: str, n_processes: int) -> dict[str, Any]:
     stages = read_json(RunFiles(run).stages)["stages"]
     ranks = stages["training"]["record"].get("seconds_of_processes", [stages["training"]["seconds"]])
     return {"whole": whole, **{stage: stages[stage]["seconds"] for stage in STAGES}, "ranks": ranks}
-
-
-def table(record: Mapping[str, Any]) -> str:
-    """Medians over the rounds, with the extremes: how many times as fast two processes are, and how even the shares."""
-    rounds: Sequence[Mapping[str, Any]] = record["rounds"]
-    titles = {**STAGES, "whole": "whole command"}
-    ratios = {
-        f"{title}, times as fast": [pair["1"][key] / pair["2"][key] for pair in rounds] for key, title in titles.items()
-    }
-    uneven = [max(pair["2"]["ranks"]) / min(pair["2"]["ranks"]) - 1 for pair in rounds]
-    body = [[title, _spread(values)] for title, values in ratios.items()]
-    longer = f"{100 * statistics.median(uneven):.0f}% [{100 * min(uneven):.0f}, {100 * max(uneven):.0f}]"
-    return markdown(["", "two processes beside one"], [*body, ["longer share over the shorter", longer]])
-
-
-def _spread(values: Sequence[float]) -> str:
-    return f"{statistics.median(values):.2f} [{min(values):.2f}, {max(values):.2f}]"
 
 
 if __name__ == "__main__":

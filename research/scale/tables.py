@@ -11,6 +11,7 @@ A step takes at least the longest of the three and at most their sum.
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -82,6 +83,7 @@ def tables(records: Mapping[str, Record]) -> dict[str, str]:
         "messages": message_table(record["messages"]),
         "collectives": collective_table(record["messages"]["collectives"]),
         "gpus": gpu_table(record["messages"]),
+        "processes": processes_table(records["processes"]),
     }
 
 
@@ -210,3 +212,20 @@ def check_table(check: Record) -> str:
         ("bytes of the SAEs' tensors", f"{planned_values['sae_bytes']:,}", f"{done['sae_bytes']:,}"),
     ]
     return markdown(("a short run of `quick`, SmolLM2-135M", "planned", "done"), rows)
+
+
+def processes_table(record: Record) -> str:
+    """Medians over the rounds, with the extremes: how many times as fast two processes are, and how even the shares."""
+    rounds: Sequence[Mapping[str, Any]] = record["rounds"]
+    titles = {"activations": "harvest", "training": "training", "whole": "whole command"}
+    ratios = {
+        f"{title}, times as fast": [pair["1"][key] / pair["2"][key] for pair in rounds] for key, title in titles.items()
+    }
+    uneven = [max(pair["2"]["ranks"]) / min(pair["2"]["ranks"]) - 1 for pair in rounds]
+    body = [[title, _spread(values)] for title, values in ratios.items()]
+    longer = f"{100 * statistics.median(uneven):.0f}% [{100 * min(uneven):.0f}, {100 * max(uneven):.0f}]"
+    return markdown(["", "two processes beside one"], [*body, ["longer share over the shorter", longer]])
+
+
+def _spread(values: Sequence[float]) -> str:
+    return f"{statistics.median(values):.2f} [{min(values):.2f}, {max(values):.2f}]"

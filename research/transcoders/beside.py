@@ -21,19 +21,12 @@ from monosemy.evals.documents import load_documents
 from monosemy.layout import RunFiles
 from monosemy.run import read_run
 from research.frontier.paired import paired_differences
-from research.markdown import markdown
 from research.records import record_path, write_record
 from research.transcoders.run import quality
-from research.transcoders.tables import half
+from research.transcoders.tables import beside_table
 
-KINDS = {
-    "transcoder_frozen_random": "frozen-random transcoder (control)",
-    "transcoder": "transcoder",
-    "linear": "linear map (control)",
-    "jumprelu": "SAE of the output",
-}
-"""Kinds of dictionary by how their names begin, the longer beginnings first."""
-ORDER = ("transcoder", "jumprelu", "transcoder_frozen_random", "linear")
+BEGINNINGS = ("transcoder_frozen_random", "transcoder", "linear", "jumprelu")
+"""How the names of the kinds of dictionary begin (`tables.KINDS`), the longer beginnings first."""
 
 
 def main() -> None:
@@ -51,12 +44,12 @@ def main() -> None:
         "paired": [paired(options.run, layer, rows) for layer in sorted({row["layer"] for row in rows})],
     }
     write_record(options.out, record)
-    print(table(record))
+    print(beside_table(record))
 
 
 def kind_of(name: str) -> str:
-    """The kind of a dictionary, one of `KINDS`."""
-    return next(kind for kind in KINDS if name.startswith(kind))
+    """The kind of a dictionary, one of `BEGINNINGS`."""
+    return next(kind for kind in BEGINNINGS if name.startswith(kind))
 
 
 def paired(run: Path, layer: int, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -66,22 +59,6 @@ def paired(run: Path, layer: int, rows: Sequence[Mapping[str, Any]]) -> dict[str
     groups = {kind: [names[kind]] for kind in ("transcoder", "jumprelu")}
     (difference,) = paired_differences(sums, groups)
     return {"layer": layer, "estimate": difference.estimate, "interval": [difference.low, difference.high]}
-
-
-def table(record: Mapping[str, Any]) -> str:
-    """One row for each layer and dictionary."""
-    differences = {row["layer"]: row for row in record["paired"]}
-    body = []
-    for layer, difference in differences.items():
-        members = {row["kind"]: row for row in record["rows"] if row["layer"] == layer}
-        for kind in ORDER:
-            row = members[kind]
-            cells = [f"{row['l0']:.1f}", half(row, "fvu", 3), half(row, "delta_loss", 3)]
-            dead = f"{100 * row['dead_fraction']:.1f}" if "dead_fraction" in row else ""
-            low, high = difference["interval"]
-            against = f"{difference['estimate']:+.3f} [{low:+.3f}, {high:+.3f}]" if kind == "transcoder" else ""
-            body.append([f"{layer}" if kind == ORDER[0] else "", KINDS[kind], *cells, dead, against])
-    return markdown(["layer", "dictionary", "L0", "FVU", "Δ loss", "dead %", "Δ loss − the SAE's, paired"], body)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The tables of README.md, from results/transcoders.json."""
+"""The tables of README.md, from the records in results/."""
 
 from __future__ import annotations
 
@@ -20,6 +20,13 @@ SCORES = {
     "free": "agreement, attention answers",
     "frozen": "agreement, attention held",
 }
+KINDS = {
+    "transcoder": "transcoder",
+    "jumprelu": "SAE of the output",
+    "transcoder_frozen_random": "frozen-random transcoder (control)",
+    "linear": "linear map (control)",
+}
+"""Kinds of dictionary that stand beside each other, in the order of the table."""
 N_RESAMPLES = 2000
 
 
@@ -31,6 +38,7 @@ def tables(records: Mapping[str, Record]) -> dict[str, str]:
         "together": together_table(record["prompts"]),
         "errors": error_table(record["prompts"], record["n_layers"]),
         "stories": story_table(record["stories"]),
+        "beside": beside_table(records["beside"]),
     }
 
 
@@ -64,6 +72,43 @@ def half(row: Record, measure: str, digits: int) -> str:
     ends = row.get(f"{measure}_interval")
     width = f" ±{(ends[1] - ends[0]) / 2:.{digits}f}".replace("±0", "±") if ends else ""
     return f"{row[measure]:.{digits}f}{width}"
+
+
+def beside_table(record: Record) -> str:
+    """One row for each layer and dictionary; Δ loss of the transcoder minus that of the SAE over the same documents."""
+    differences = {row["layer"]: row for row in record["paired"]}
+    body = []
+    for layer, difference in differences.items():
+        members = {row["kind"]: row for row in record["rows"] if row["layer"] == layer}
+        low, high = difference["interval"]
+        for kind, title in KINDS.items():
+            row = members[kind]
+            first = kind == next(iter(KINDS))
+            against = f"{difference['estimate']:+.3f} [{low:+.3f}, {high:+.3f}]" if first else ""
+            cells = [f"{row['l0']:.1f}" if row.get("l0") else "", half(row, "fvu", 3), half(row, "delta_loss", 3)]
+            dead = f"{100 * row['dead_fraction']:.1f}" if "dead_fraction" in row else ""
+            body.append([f"{layer}" if first else "", title, *cells, dead, against])
+    return markdown(["layer", "dictionary", "L0", "FVU", "Δ loss", "dead %", "Δ loss − the SAE's, paired"], body)
+
+
+def ties_table(record: Record) -> str:
+    """One row for each explanation; brackets are intervals over documents."""
+    measures = [*(f"above {strength}" for strength in record["strengths"]), "carry the share"]
+    heads = [f"ties > {strength}" for strength in record["strengths"]] + [f"ties that carry {record['share']:.0%}"]
+    body = []
+    for row in record["rows"]:
+        low, high = row["delta_loss_interval"]
+        cells = [f"{row['delta_loss']:.3f} [{low:.3f}, {high:.3f}]", f"{row['fvu'][0]:.3f}"]
+        body.append(
+            [
+                row["kind"],
+                f"{row['l0']:g}",
+                f"{row.get('lambda', '')}",
+                *cells,
+                *(f"{row['ties'][measure][0]:.1f}" for measure in measures),
+            ]
+        )
+    return markdown(["explanation", "L0", "λ", "Δ loss", "FVU of the output", *heads], body)
 
 
 def score_table(prompts: Sequence[Record]) -> str:

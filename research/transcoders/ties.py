@@ -43,8 +43,8 @@ from monosemy.run import open_run, read_run
 from monosemy.saes.base import SparseAutoencoder
 from monosemy.saes.storage import load_sae
 from research.evidence_figures import save
-from research.markdown import markdown
 from research.records import figures_folder, record_path, write_record
+from research.transcoders.tables import ties_table
 
 STRENGTHS = (0.01, 0.03, 0.1)
 DRAWN_STRENGTH = 0.03
@@ -88,7 +88,7 @@ def main() -> None:
         record["rows"] = measured(study, options.transcoders, options.loss_tokens)
     write_record(options.out, record)
     draw(record, options.figures)
-    print(table(record))
+    print(ties_table(record))
 
 
 def measured(study: Study, transcoders: Path, n_loss_tokens: int) -> list[dict[str, Any]]:
@@ -214,26 +214,6 @@ def kinds_of(record: Mapping[str, Any]) -> list[str]:
 def point_name(row: Mapping[str, Any]) -> str:
     """`λ 0.15` of a pair, `L0 32` of a transcoder."""
     return f"λ {row['lambda']:g}" if "lambda" in row else f"L0 {row['l0']:g}"
-
-
-def table(record: Mapping[str, Any]) -> str:
-    """One row for each explanation; brackets are intervals over documents."""
-    measures = [*(f"above {strength}" for strength in record["strengths"]), "carry the share"]
-    heads = [f"ties > {strength}" for strength in record["strengths"]] + [f"ties that carry {record['share']:.0%}"]
-    body = []
-    for row in record["rows"]:
-        low, high = row["delta_loss_interval"]
-        cells = [f"{row['delta_loss']:.3f} [{low:.3f}, {high:.3f}]", f"{row['fvu'][0]:.3f}"]
-        body.append(
-            [
-                row["kind"],
-                f"{row['l0']:g}",
-                f"{row.get('lambda', '')}",
-                *cells,
-                *(f"{row['ties'][measure][0]:.1f}" for measure in measures),
-            ]
-        )
-    return markdown(["explanation", "L0", "λ", "Δ loss", "FVU of the output", *heads], body)
 
 
 if __name__ == "__main__":
