@@ -1,4 +1,4 @@
-"""The tables of README.md, from results/frontier.json."""
+"""The tables of README.md, from the records in results/."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ def tables(records: Mapping[str, Record]) -> dict[str, str]:
         "published": against_published(middle["paired"]),
         "statements": statements(middle, records["demo"]),
         "demo": "\n".join(table([point | {"seeds": [0]} for point in records["demo"]["points"]])),
+        "frequency": frequency_table(records["frequency"]),
     }
 
 
@@ -73,3 +74,16 @@ def against_published(paired: Record) -> str:
         rows.append([name, *own, ", ".join(published)])
     heads = [f"below TopK at L0 {l0}" for l0 in paired]
     return markdown(["", *heads, "published: Gemma-2-2B, 16k latents, 500M tokens, L0 20, 40, 80"], rows)
+
+
+def frequency_table(record: Record) -> str:
+    """JumpReLU by the weight of its penalty on frequent latents, below BatchTopK at the same L0."""
+    rows = []
+    for row in record["rows"]:
+        change, low, high = (100 * value for value in row.get("against", (0, 0, 0)))
+        against = f"{change:+.1f}% [{low:+.1f}, {high:+.1f}]" if "against" in row else ""
+        coef = f"{row['coef']:g}" if "against" in row else ""
+        over = f"{100 * row['over_10pct_fraction']:.1f}"
+        rows.append([f"{row['asked']:g}", row["kind"], coef, f"{row['l0']:.1f}", f"{row['fvu']:.4f}", against, over])
+    heads = ("asked L0", "architecture", "weight of the penalty", "L0", "FVU", "FVU against batch_topk", ">10% %")
+    return markdown(heads, rows)
