@@ -131,7 +131,12 @@ def run_plan(words: list[str]) -> None:
         disk=arguments.disk,
     )
     folder = Path(arguments.run or _default_folder(start)).expanduser()
-    plan = plan_run(with_settings(base, settings), folder, question)
+    config = with_settings(base, settings)
+    if question.n_latent_shards:
+        from monosemy.pipeline.wide import check_wide
+
+        check_wide(config, question.n_latent_shards, question.n_processes or (hardware.n_devices if hardware else 1))
+    plan = plan_run(config, folder, question)
     print(plan_page(plan, folder, machine()))
     if plan.refusal is not None:
         raise UserError("this plan does not fit; change what it says and plan again")

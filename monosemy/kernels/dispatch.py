@@ -2,9 +2,9 @@
 
 Inputs are made contiguous here, so callers may pass views. The CPU kernels take float32 and float64, the Triton ones
 float32, bfloat16 and float16; anything else (other devices, other number formats, no Triton) runs the reference.
-At their first use on a device the Triton kernels are tested (self_test.py); where one fails, the reference runs instead
-of all of them, with one warning. MONOSEMY_KERNELS=reference has it run anywhere; =triton has Triton take the CPU's
-tensors too, in its interpreter, which is for tests.
+At their first use on a device the Triton kernels are tested (self_test.py); where one fails, and where one cannot be
+compiled or launched later, the reference runs instead of all of them, with one warning. MONOSEMY_KERNELS=reference has
+it run anywhere; =triton has Triton take the CPU's tensors too, in its interpreter, which is for tests.
 
 `encode_*` are the encoder's product and the selection in one: (pattern, π on it), without gradient. On CUDA the
 pre-activations [N, F] are never held; on the CPU they live until the selection is done.
@@ -65,12 +65,30 @@ def _triton(device: torch.device) -> ModuleType | None:
         reason = failure(triton, device)
     if reason is None:
         return triton
+    _warn_replaced(device, reason)
+    return None
+
+
+_given_up: set[torch.device] = set()
+"""Devices where a kernel could not be run after it had passed the test."""
+
+
+def _usable_triton(device: torch.device) -> ModuleType | None:
+    return None if device in _given_up else _triton(device)
+
+
+def _give_up(device: torch.device, name: str, error: Exception) -> None:
+    """Has the reference take the place of the Triton kernels on a device from now on."""
+    _given_up.add(device)
+    _warn_replaced(device, f"{name}: {(str(error).strip() or type(error).__name__).splitlines()[0]}")
+
+
+def _warn_replaced(device: torch.device, reason: str) -> None:
     warnings.warn(
         f"the Triton kernels do not work on {device} ({reason}); PyTorch's own operations take their place, with the "
         "same results and more slowly. MONOSEMY_KERNELS=reference chooses them without this test",
         stacklevel=2,
     )
-    return None
 
 
 @functools.cache
@@ -88,14 +106,14 @@ def _backend(tensor: Tensor) -> ModuleType:
     if tensor.device.type == "cpu" and tensor.dtype in (torch.float32, torch.float64):
         return _compiled()
     if tensor.is_cuda and tensor.dtype in (torch.float32, torch.bfloat16, torch.float16):
-        return _triton(tensor.device) or reference
+        return _usable_triton(tensor.device) or reference
     return reference
 
 
 def _named_backend(tensor: Tensor) -> ModuleType:
     """The backend of a tensor where MONOSEMY_KERNELS names one."""
     if _wanted() == "triton" and tensor.dtype in (torch.float32, torch.bfloat16, torch.float16):
-        return _triton(tensor.device) or reference
+        return _usable_triton(tensor.device) or reference
     return reference
 
 
@@ -113,9 +131,24 @@ def _on_device(tensor: Tensor) -> AbstractContextManager[object]:
 
 
 def _run(name: str, deciding: Tensor, *arguments: object, **options: object) -> object:
-    kernel: Callable[..., object] = getattr(_backend(deciding), name)
+    plain = [a.detach().contiguous() if isinstance(a, Tensor) else a for a in arguments]
     with torch.no_grad(), _on_device(deciding):
-        return kernel(*(a.detach().contiguous() if isinstance(a, Tensor) else a for a in arguments), **options)
+        return _call(_backend(deciding), deciding.device, name, *plain, **options)
+
+
+def _call(backend: ModuleType, device: torch.device, name: str, *arguments: object, **options: object) -> object:
+    """Runs a kernel of a backend; the reference's where a Triton kernel cannot be compiled or launched."""
+    kernel: Callable[..., object] = getattr(backend, name)
+    try:
+        return kernel(*arguments, **options)
+    except torch.OutOfMemoryError:
+        raise  # says nothing of the kernel
+    except getattr(backend, "ERRORS", ()) as error:
+        definition: Callable[..., object] = getattr(reference, name)
+        # Raises as well where the device is unusable, or the arguments are at fault.
+        output = definition(*arguments, **options)
+        _give_up(device, name, error)
+        return output
 
 
 def pre_activations(centred: Activations, W_enc: EncoderMatrix, b_enc: PerLatent | None) -> PreActs:
@@ -124,10 +157,21 @@ def pre_activations(centred: Activations, W_enc: EncoderMatrix, b_enc: PerLatent
         return centred @ W_enc if b_enc is None else torch.addmm(b_enc, centred, W_enc)
 
 
-def _fused(tensor: Tensor) -> ModuleType | None:
-    """The backend that selects while it multiplies, where there is one."""
-    backend = _backend(tensor)
-    return backend if hasattr(backend, "encode_topk") else None
+def _encode_fused(name: str, centred: Tensor, *arguments: object) -> object:
+    """What a backend gives that selects while it multiplies; None where there is none, or it cannot be run."""
+    backend = _backend(centred)
+    kernel: Callable[..., object] | None = getattr(backend, name, None)
+    if kernel is None:
+        return None
+    plain = [a.detach() if isinstance(a, Tensor) else a for a in arguments]
+    with torch.no_grad(), _on_device(centred):
+        try:
+            return kernel(centred.detach(), *plain)
+        except torch.OutOfMemoryError:
+            raise
+        except getattr(backend, "ERRORS", ()) as error:
+            _give_up(centred.device, name, error)
+    return None
 
 
 def _screen(centred: Tensor, W_enc: Tensor) -> ModuleType | None:
@@ -139,18 +183,13 @@ def _screen(centred: Tensor, W_enc: Tensor) -> ModuleType | None:
     return screen if screen.worth_trying(centred, W_enc.shape[1]) else None
 
 
-def _detached(*tensors: Tensor | None) -> list[Tensor | None]:
-    return [None if t is None else t.detach() for t in tensors]
-
-
 def encode_topk(
     centred: Activations, W_enc: EncoderMatrix, b_enc: PerLatent | None, k: int
 ) -> tuple[Pattern, PerEntry]:
     """`select_topk` of π and its values there, [Z]."""
     k = min(k, W_enc.shape[1])
-    if fused := _fused(centred):
-        with torch.no_grad(), _on_device(centred):
-            return fused.encode_topk(*_detached(centred, W_enc, b_enc), k)
+    if fused := _encode_fused("encode_topk", centred, W_enc, b_enc, k):
+        return fused  # type: ignore[return-value]
     # The screen declines (None) where too much is selected for it to pay; the dense product gives the same selection.
     if (screen := _screen(centred, W_enc)) and (selected := screen.encode_topk(centred, W_enc, b_enc, k)):
         return selected
@@ -163,9 +202,8 @@ def encode_above(
     centred: Activations, W_enc: EncoderMatrix, b_enc: PerLatent | None, threshold: PerLatent
 ) -> tuple[Pattern, PerEntry]:
     """`select_above` of π with thresholds [F] and its values there, [Z]."""
-    if fused := _fused(centred):
-        with torch.no_grad(), _on_device(centred):
-            return fused.encode_above(*_detached(centred, W_enc, b_enc, threshold))
+    if fused := _encode_fused("encode_above", centred, W_enc, b_enc, threshold):
+        return fused  # type: ignore[return-value]
     if (screen := _screen(centred, W_enc)) and (selected := screen.encode_above(centred, W_enc, b_enc, threshold)):
         return selected
     pre = pre_activations(centred, W_enc, b_enc)
@@ -178,9 +216,8 @@ def encode_batch_topk(
 ) -> tuple[Pattern, PerEntry, float]:
     """`select_batch_topk` of π, its values there [Z], and the smallest kept."""
     n_keep = min(n_keep, len(centred) * W_enc.shape[1])
-    if fused := _fused(centred):
-        with torch.no_grad(), _on_device(centred):
-            return fused.encode_batch_topk(*_detached(centred, W_enc, b_enc), n_keep)
+    if fused := _encode_fused("encode_batch_topk", centred, W_enc, b_enc, n_keep):
+        return fused  # type: ignore[return-value]
     if (screen := _screen(centred, W_enc)) and (selected := screen.encode_batch_topk(centred, W_enc, b_enc, n_keep)):
         return selected
     pre = pre_activations(centred, W_enc, b_enc)
@@ -217,9 +254,9 @@ def transpose(pattern: Pattern, n_latents: int) -> Columns:
     if _wanted() == "auto" and pattern.indices.device.type == "cpu":
         backend = _compiled()
     elif _wanted() == "triton" or (pattern.indices.is_cuda and _wanted() == "auto"):
-        backend = _triton(pattern.indices.device) or reference
+        backend = _usable_triton(pattern.indices.device) or reference
     with _on_device(pattern.indices):
-        return backend.transpose(pattern, n_latents)
+        return _call(backend, pattern.indices.device, "transpose", pattern, n_latents)  # type: ignore[return-value]
 
 
 def accumulate(columns: Columns, values: PerEntry, inputs: Activations) -> DecoderMatrix:
@@ -249,4 +286,4 @@ def adam(
     if not tensors[1].is_contiguous():
         tensors[1] = tensors[1].contiguous()
     with torch.no_grad(), _on_device(parameter):
-        _backend(parameter).adam(*(t.detach() for t in tensors), options=options)
+        _call(_backend(parameter), parameter.device, "adam", *(t.detach() for t in tensors), options=options)

@@ -4,7 +4,8 @@ Place on the path: beneath `dispatch`, once for a device, at its first use. Driv
 kernel that was never run on one may fail there, or give other numbers. Then `reference` takes the place of all kernels.
 
 Inputs are small whole numbers, whose sums are exact in any order and whose ties are many, so that results must be equal
-to the last bit; Adam alone divides, and has a tolerance. They are wide enough for several chunks of latents.
+to the last bit; Adam alone divides, and has a tolerance. They are wide enough for several chunks of latents, and in
+float32 some rows have as many components as a real model's, for which kernels take larger blocks.
 Limits: an error that ends the process, or that leaves the device unusable, cannot be caught.
 """
 
@@ -25,6 +26,8 @@ from monosemy.kernels.reference import AdamStep
 N_ROWS, D_IN, K, N_LATENTS = 9, 24, 5, 150
 N_WIDE = 4_200
 """More latents than a chunk of the fused encoder holds (kernels/cuda/encode.py)."""
+WIDE_D, N_FEW = 2_304, 20
+"""Components and number of rows that are as wide as a real model's, in blocks that the kernels then choose."""
 
 
 def failure(backend: ModuleType, device: torch.device) -> str | None:
@@ -76,6 +79,16 @@ def _cases(backend: ModuleType, device: torch.device, dtype: torch.dtype) -> Ite
     # Kernels compute in float32, where float16 has no room for Adam's ε.
     yield "adam", lambda: _adam(backend, rows), lambda: tuple(t.to(dtype) for t in _adam(reference, rows.float()))
 
+    if dtype == torch.float32:  # whole sums of so many terms fit no narrower format
+        few, wide_x, wide_bias = whole(N_FEW, WIDE_D, seed=6), whole(N_ROWS, WIDE_D, seed=7), whole(WIDE_D, seed=8)
+        of_few = reference.select_topk(scores[:, :N_FEW], K)
+        few_values = values[: len(of_few.indices)]
+        yield both("decode", (of_few, few_values, few, wide_bias))
+        yield both("gather_dot", (of_few, wide_x, few))
+        yield both("accumulate", (reference.transpose(of_few, N_FEW), few_values, wide_x))
+        yield both("squared_error", (wide_x, wide_x.roll(1, 0)))
+        yield "adam", lambda: _adam(backend, few), lambda: _adam(reference, few)
+
     wide, b_enc = whole(N_WIDE, D_IN, seed=3), whole(N_WIDE, seed=4, span=1)
     pre = x.float() @ wide.float().T + b_enc.float()
     threshold = whole(N_WIDE, seed=5) + 12
@@ -104,13 +117,13 @@ def _selections(backend: ModuleType, scores: Tensor, threshold: Tensor) -> Itera
 
 def _adam(backend: ModuleType, rows: Tensor) -> tuple[Tensor, ...]:
     """A parameter and its moments after two steps, with unit rows and without."""
-    results: list[Tensor] = []
+    results, n = list[Tensor](), len(rows) // 2
     for unit_rows in (True, False):
-        parameter = normalize(rows[:64].float() + 0.5, dim=1).to(rows.dtype)
+        parameter = normalize(rows[:n].float() + 0.5, dim=1).to(rows.dtype)
         first, second = torch.zeros_like(parameter), torch.zeros_like(parameter)
         for step in (1, 2):
             options = AdamStep(step=step, learning_rate=0.01, beta1=0.5, beta2=0.999, epsilon=1e-8, unit_rows=unit_rows)
-            gradient = rows[64 * (step - 1) : 64 * step].contiguous()
+            gradient = rows[n * (step - 1) : n * step].contiguous()
             backend.adam(parameter, gradient, first, second, options=options)
         results += [parameter, first, second]
     return tuple(results)

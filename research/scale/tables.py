@@ -2,11 +2,13 @@
 
 For R ranks that share the latents, F latents of width d, N rows a step and k active latents (float32, Adam):
 
-    memory     32 d F / R bytes: two matrices, two moments each, gradients
-    product    2 N d F / R operations at PRODUCT operations a second
-    Adam       56 d F / R bytes (four read, three written, of 2 d numbers a latent) at BANDWIDTH bytes a second
+    memory     32 d F / R bytes (two matrices, two moments each, gradients), times what the measured share took of that
+    products   N d F / R units of work at what the planner assumes of an H100 (`assumed_costs`): one and a half products
+               with the encoder, at a share of the data sheet's float32 figure; with TF32, which nobody has to choose,
+               the encoder's own product at the same share of the TF32 figure
+    Adam       d F / R units at the planner's share of the bandwidth
     messages   the measured number, each LATENCY seconds, and their measured bytes at LINK bytes a second
-A step takes at least the longest of the three and at most their sum.
+A step takes between the longest of the three, where they overlap, and their sum.
 """
 
 from __future__ import annotations
@@ -24,10 +26,11 @@ from monosemy.config import (
     TextConfig,
     TrainingConfig,
 )
+from monosemy.pipeline.planning.costs import STEP, assumed_costs
 from monosemy.pipeline.planning.plan import Question, RunPlan, planned
 from monosemy.pipeline.planning.work import Sizes, seconds_of, work_of
 from monosemy.support.estimates import ModelSize
-from monosemy.support.hardware import hardware_of
+from monosemy.support.hardware import DEVICES, PRODUCT_SHARE, hardware_of
 from monosemy.support.numbers import duration_text, size_text
 from research.markdown import markdown
 
@@ -51,27 +54,36 @@ ROWS = 8_192
 TOKENS = 10**9
 WIDTHS = (576, 2_304, 4_096)
 RANKS = (8, 64)
-PRODUCT, BANDWIDTH, LINK, LATENCY = 4e14, 3e12, 4e10, 3e-5
-"""Assumed of a GPU and its network: TF32 operations, memory, link (bytes a second), and seconds a message."""
-GPU_BYTES = 80e9
+GPU = DEVICES["h100"]
+TF32 = 494e12
+"""Operations a second of an H100 in TF32, dense, by its data sheet."""
+LINK, LATENCY = 4e10, 3e-5
+"""Assumed of the network: bytes a second, and seconds a message."""
+USABLE = 0.9
+"""The part of a GPU's memory that a slice may fill."""
 GB = 1e9
 
 
 class Cost(NamedTuple):
-    """What a rank needs and how long a step takes."""
+    """What a rank needs, and how long a step takes."""
 
     n_bytes: float
-    product: float
+    products: float
+    products_tf32: float
     adam: float
     messages: float
 
     @property
     def least(self) -> float:
-        return max(self.product, self.adam, self.messages)
+        return max(self.products, self.adam, self.messages)
 
     @property
     def most(self) -> float:
-        return self.product + self.adam + self.messages
+        return self.products + self.adam + self.messages
+
+    @property
+    def most_tf32(self) -> float:
+        return self.products_tf32 + self.adam + self.messages
 
 
 def tables(records: Mapping[str, Record]) -> dict[str, str]:
@@ -82,7 +94,7 @@ def tables(records: Mapping[str, Record]) -> dict[str, str]:
         "share": share_table(record["share"]),
         "messages": message_table(record["messages"]),
         "collectives": collective_table(record["messages"]["collectives"]),
-        "gpus": gpu_table(record["messages"]),
+        "gpus": gpu_table(record),
         "processes": processes_table(records["processes"]),
     }
 
@@ -91,8 +103,10 @@ def share_table(share: Record) -> str:
     seconds = share["cpu_seconds"]
     rows = [
         ("latents of the slice", f"{share['n_latents']:,} at d {share['d_in']}"),
+        ("of a 64th of 34 million", f"{64 * share['n_latents'] / LATENTS:.0%}"),
         ("weights", f"{share['weight_bytes'] / GB:.2f} GB"),
-        ("most memory held", f"{share['peak_bytes'] / GB:.2f} GB"),
+        ("most memory held", f"{share['peak_bytes'] / GB:.2f} GB, {memory_factor(share):.2f} times 32 d F"),
+        ("steps, after one that does not count", f"{share['n_steps']}"),
         ("rows a step, L0", f"{share['n_rows']}, {share['l0']}"),
         *((f"{name}, CPU seconds", f"{value:.2f}") for name, value in seconds.items()),
         ("a step, CPU seconds", f"{sum(seconds.values()):.2f}"),
@@ -113,41 +127,58 @@ def collective_table(collectives: Sequence[Record]) -> str:
     return markdown(("bytes", "ms, two processes, gloo"), rows)
 
 
-def cost(d_in: int, n_ranks: int, messages: Record) -> Cost:
+def memory_factor(share: Record) -> float:
+    """How many times 32 d F, which counts weights, moments and gradients alone, the measured slice took."""
+    return float(share["peak_bytes"] / (32 * share["d_in"] * share["n_latents"]))
+
+
+def cost(d_in: int, n_ranks: int, record: Record) -> Cost:
     """Of a step of `ROWS` rows on `n_ranks` GPUs that share the latents out."""
-    share = LATENTS / n_ranks
+    n_weights = d_in * LATENTS / n_ranks
+    messages = record["messages"]
     sent, sizes = messages["axes"]["latents"], messages["sizes"]
     # x̂ is the one message that grows with the width; the counts of the search grow with the rows.
-    counts = sent["bytes"] - 4 * sizes["n_rows"] * 576
+    counts = sent["bytes"] - 4 * sizes["n_rows"] * record["share"]["d_in"]
     n_bytes = (counts + 4 * sizes["n_rows"] * d_in) * ROWS / sizes["n_rows"]
     # A sum over ranks sends and receives nearly twice its size, whatever their number.
     seconds = sent["messages"] * LATENCY + 2 * n_bytes / LINK
-    return Cost(32 * d_in * share, 2 * ROWS * d_in * share / PRODUCT, 56 * d_in * share / BANDWIDTH, seconds)
+    assumed = assumed_costs(GPU, "float32")
+    products = ROWS * n_weights * assumed["step"]
+    return Cost(
+        memory_factor(record["share"]) * 32 * n_weights,
+        products,
+        products_tf32=products * (STEP - 1) / STEP + 2 * ROWS * n_weights / (PRODUCT_SHARE * TF32),
+        adam=n_weights * assumed["update"],
+        messages=seconds,
+    )
 
 
-def gpu_table(messages: Record) -> str:
+def gpu_table(record: Record) -> str:
     body = []
     for d_in in WIDTHS:
         for n_ranks in RANKS:
-            needed = cost(d_in, n_ranks, messages)
-            hours = TOKENS / ROWS * needed.most / 3600
-            fits = needed.n_bytes < 0.9 * GPU_BYTES
+            needed = cost(d_in, n_ranks, record)
+            fits = needed.n_bytes < USABLE * GPU.memory
+            hours, hours_tf32 = (
+                f"{TOKENS / ROWS * seconds / HOURS * n_ranks:,.0f}" if fits else "–"
+                for seconds in (needed.most, needed.most_tf32)
+            )
             body.append(
                 (
                     f"{d_in:,}",
                     f"{n_ranks}",
                     f"{needed.n_bytes / GB:.1f}" + ("" if fits else " (too much)"),
-                    f"{1e3 * needed.product:.1f}",
-                    f"{1e3 * needed.adam:.1f}",
-                    f"{1e3 * needed.messages:.1f}",
-                    f"{1e3 * needed.least:.0f}–{1e3 * needed.most:.0f}",
+                    *(f"{1e3 * part:,.1f}" for part in (needed.products, needed.adam, needed.messages)),
+                    f"{1e3 * needed.least:,.0f}–{1e3 * needed.most:,.0f}",
                     f"{ROWS / needed.most:,.0f}–{ROWS / needed.least:,.0f}",
-                    f"{hours * n_ranks:,.0f}" if fits else "–",
+                    hours,
+                    hours_tf32,
                     f"{2 * d_in * TOKENS / 1e12:.1f}",
                 )
             )
-    heads = ("d", "GPUs", "GB a GPU", "product, ms", "Adam, ms", "messages, ms", "step, ms")
-    return markdown((*heads, "tokens/s", "GPU hours for 10⁹ tokens, at most", "activations, TB"), body)
+    heads = ("d", "GPUs", "GB a GPU", "products, ms", "Adam, ms", "messages, ms", "step, ms", "tokens/s")
+    hours_heads = ("GPU hours for 10⁹ tokens", "the same with TF32")
+    return markdown((*heads, *hours_heads, "activations, TB"), body)
 
 
 def sizes_of_table(model: str, n_latents: int, *, dtype: str = "bfloat16") -> Sizes:

@@ -7,9 +7,11 @@ Run: python -m research.speed.gpu [--minutes 8] [--out FOLDER]     on a machine 
   steps    a training step of every architecture, at d 576 and 2,304 and m 9,216 and 65,536, beside the encoder's
            product in float32 and in bfloat16; beside sae-lens and eai-sparsify where they are installed
   codes    encoding and decoding of the same SAEs, tokens a second
-  memory   the most that each of these allocated
+  memory   the most that each of these held: weights, moments and what the step allocates (not of other libraries, whose
+           SAEs are made several at a time)
 It writes gpu.json and gpu.md. Rows are random, at E‖x‖² = 1, and every SAE is calibrated to L0 32 on them. What does
-not fit into the time is left out and named; what fails is recorded with its first line, and the rest goes on.
+not fit into the time is left out and named, also in the middle of a measurement; what fails is recorded with its first
+line, and the rest goes on. Limits: a call into CUDA or a compiler that does not return cannot be ended.
 """
 
 from __future__ import annotations
@@ -17,12 +19,14 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import signal
 import statistics
 import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -63,24 +67,49 @@ class Machine:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
+    def allocated(self) -> int:
+        """Bytes on the device; 0 without a GPU."""
+        return torch.cuda.memory_allocated(self.device) if self.device.type == "cuda" else 0
 
-def timed(run: Callable[[], object], machine: Machine) -> dict[str, float]:
-    """Median milliseconds, and the most memory allocated beyond what was there, in MiB."""
+    def peak(self) -> int:
+        """The most bytes since `forget_peak`."""
+        return torch.cuda.max_memory_allocated(self.device) if self.device.type == "cuda" else 0
+
+    def forget_peak(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+
+    @contextmanager
+    def in_time(self) -> Iterator[None]:
+        """Raises TimeoutError within the block when the time is over."""
+
+        def over(*_: object) -> None:
+            raise TimeoutError("out of time")
+
+        handler = signal.signal(signal.SIGALRM, over)
+        earlier = signal.setitimer(signal.ITIMER_REAL, max(self.remaining(), 1e-3))
+        try:
+            yield
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, *earlier)
+            signal.signal(signal.SIGALRM, handler)
+
+
+def timed(make: Callable[[], Callable[[], object]], machine: Machine) -> dict[str, float]:
+    """Median milliseconds of what is made, and the most memory that it held beyond what was there before, in MiB."""
+    before = machine.allocated()
+    run = make()
     for _ in range(1 if machine.dry else WARM_UP):
         run()
     machine.wait()
-    before = 0
-    if machine.device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(machine.device)
-        before = torch.cuda.memory_allocated(machine.device)
+    machine.forget_peak()
     seconds = []
     for _ in range(2 if machine.dry else ROUNDS):
         started = time.perf_counter()
         run()
         machine.wait()
         seconds.append(time.perf_counter() - started)
-    peak = torch.cuda.max_memory_allocated(machine.device) - before if machine.device.type == "cuda" else 0
-    return {"milliseconds": 1e3 * statistics.median(seconds), "peak_mib": peak / 2**20}
+    return {"milliseconds": 1e3 * statistics.median(seconds), "peak_mib": (machine.peak() - before) / 2**20}
 
 
 def kernel_tests(machine: Machine) -> dict[str, Any]:
@@ -132,7 +161,8 @@ def _add_library(
 ) -> None:
     name, d_in = library.__name__, batches[0].shape[1]
     try:
-        steppers = library(d_in, d_sae, L0, batches, n_steps=N_STEPS, device=str(machine.device))
+        with machine.in_time():
+            steppers = library(d_in, d_sae, L0, batches, n_steps=N_STEPS, device=str(machine.device))
     except ImportError:
         if f"{name}: not installed" not in machine.left_out:
             machine.left_out.append(f"{name}: not installed")
@@ -142,7 +172,10 @@ def _add_library(
         machine.left_out.append(f"{name} at d {d_in}, m {d_sae}: {_line(error)}")
         return
     for case, run in steppers.items():
+        n_before = len(rows)
         _add(rows, f"{case} step", lambda run=run: run, d_in=d_in, d_sae=d_sae, n=len(batches[0]), machine=machine)
+        for row in rows[n_before:]:
+            row["peak_mib"] = None
 
 
 def _add(
@@ -160,7 +193,8 @@ def _add(
         machine.left_out.append(f"{case} at d {d_in}, m {d_sae}: out of time")
         return
     try:
-        measured = timed(make(), machine)
+        with machine.in_time():
+            measured = timed(make, machine)
     # Out of memory, a launch that fails, a compiler's error: recorded, and the rest goes on.
     except Exception as error:
         machine.left_out.append(f"{case} at d {d_in}, m {d_sae}: {_line(error)}")
@@ -215,7 +249,7 @@ def page(record: dict[str, Any]) -> str:
             f"{row['milliseconds']:.3f}",
             *(f"{row['ratios'][p]:.2f}" if p in row["ratios"] else "" for p in ("product fp32", "product bf16")),
             f"{row['tokens_per_second']:,.0f}",
-            f"{row['peak_mib']:,.0f}",
+            "" if row["peak_mib"] is None else f"{row['peak_mib']:,.0f}",
         ]
         for row in record["rows"]
     ]

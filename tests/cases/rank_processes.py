@@ -1,12 +1,18 @@
-"""Starts the ranks of a group as processes of their own, without torchrun, and collects what they print."""
+"""Starts the ranks of a group, without torchrun and with it, kills one of them, and collects what they print."""
 
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
+import sysconfig
+from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
+
+import psutil
 
 _SCRIPT = """
 import os, signal, sys
@@ -66,3 +72,15 @@ def ended(processes: list[subprocess.Popen[str]]) -> list[Ended]:
         Ended(process.returncode, output, errors.splitlines())
         for process, (output, errors) in zip(processes, outputs, strict=True)
     ]
+
+
+def under_torchrun(n_processes: int, words: Sequence[str]) -> list[str]:
+    """The command that runs `monosemy WORDS` by torch's own launcher, on a port of its own."""
+    torchrun = Path(sysconfig.get_path("scripts")) / "torchrun"
+    return [str(torchrun), "--standalone", "--nproc-per-node", str(n_processes), "-m", "--", "monosemy", *words]
+
+
+def kill_rank(launcher: subprocess.Popen[str], number: int) -> None:
+    """Kills one rank of those that a launcher has started."""
+    children = psutil.Process(launcher.pid).children()
+    next(child for child in children if child.environ().get("RANK") == str(number)).send_signal(signal.SIGKILL)

@@ -2,26 +2,76 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
+from typing import Any
 
 import pytest
 import torch
 
-from research.scale import tables
+from monosemy.pipeline.planning.costs import assumed_costs
+from monosemy.pipeline.planning.work import Slices, Work, work_of
+from monosemy.support.files import read_json
+from monosemy.support.hardware import DEVICES
+from research import common
+from research.records import records_of
+from research.scale import run, tables
+from research.scale.tables import sizes_of_table
 from research.speed import gpu
 
-MESSAGES = {"axes": {"latents": {"messages": 10.0, "bytes": 4 * 1024 * 576 + 1000}}, "sizes": {"n_rows": 1024}}
+RECORD = {
+    "messages": {
+        "axes": {"latents": {"messages": 10.0, "bytes": 4 * 1024 * 576 + 1000}},
+        "sizes": {"n_rows": 1024},
+    },
+    "share": {"d_in": 576, "n_latents": 1000, "peak_bytes": 1.25 * 32 * 576 * 1000},
+}
 
 
 def test_a_step_s_cost_by_hand():
-    cost = tables.cost(1152, 34, MESSAGES)
+    cost = tables.cost(1152, 34, RECORD)
     latents = 1_000_000
-    assert cost.n_bytes == latents * 1152 * 2 * 4 * 4  # two matrices; weight, two moments, gradient; four bytes
-    assert cost.product == pytest.approx(2 * 8192 * 1152 * latents / tables.PRODUCT)
-    assert cost.adam == pytest.approx(7 * 4 * 2 * 1152 * latents / tables.BANDWIDTH)
+    # Two matrices; weight, two moments, gradient; four bytes; and a quarter more, as measured.
+    assert cost.n_bytes == pytest.approx(1.25 * latents * 1152 * 2 * 4 * 4)
+    product = 2 * 8192 * 1152 * latents
+    assert cost.products == pytest.approx(1.5 * product / (0.6 * 67e12))
+    assert cost.products_tf32 == pytest.approx(0.5 * product / (0.6 * 67e12) + product / (0.6 * 494e12))
+    assert cost.adam == pytest.approx(7 * 4 * 2 * 1152 * latents / (0.7 * 3.35e12))
     sent = 8 * (1000 + 4 * 1024 * 1152)
     assert cost.messages == pytest.approx(10 * tables.LATENCY + 2 * sent / tables.LINK)
     assert cost.least <= cost.most
+    assert cost.most_tf32 < cost.most
+
+
+def test_the_table_of_gpus_takes_what_the_planner_assumes_of_them():
+    """A step of the table is that of a plan of the same dictionary, messages aside."""
+    sizes = sizes_of_table("2B", tables.LATENTS)
+    config = dataclasses.replace(sizes.config, l0=(64.0,))
+    training = dataclasses.replace(config.training, batch_tokens=tables.ROWS)
+    sizes = dataclasses.replace(sizes, config=dataclasses.replace(config, training=training))
+    work = work_of(sizes, n_devices=64, slices=Slices(64))
+    training_work = next(stage for stage in work if stage.stage == "training")
+    amounts = {kind: n for kind, n in training_work.amounts.items() if kind != "encode"}  # of the calibration
+    n_steps = sizes.n_tokens / tables.ROWS
+    seconds = Work("", amounts).seconds(assumed_costs(DEVICES["h100"], "bfloat16")) / n_steps
+    cost = tables.cost(2304, 64, RECORD)
+    assert cost.products + cost.adam == pytest.approx(seconds)
+
+
+def test_the_command_counts_messages_and_saves_the_share_while_it_runs(monkeypatch, tmp_path):
+    monkeypatch.setattr(run, "SAVE_STEPS", 2)
+    monkeypatch.setattr(run, "START_ROWS", 32)
+    out, saved = tmp_path / "scale.json", list[dict[str, Any]]()
+    save = common.save
+    monkeypatch.setattr(common, "save", lambda path, record: (save(path, record), saved.append(record)))
+    run.main(["--latents", "256", "--steps", "3", "--dry", "--out", str(out)])
+    assert [record.get("share", {}).get("n_steps") for record in saved] == [None, 2, 3]
+    record = read_json(out)
+    assert record["share"]["n_latents"] == 256
+    assert all(seconds > 0 for seconds in record["share"]["cpu_seconds"].values())
+    assert record["messages"]["axes"]["latents"]["bytes"] > 4 * 64 * 576  # x̂
+    rendered = tables.tables({**records_of("scale"), "scale": record})
+    assert "256 at d 576" in rendered["share"]
 
 
 def test_without_a_gpu_one_line_says_so(capsys, tmp_path):
@@ -43,6 +93,50 @@ def test_every_architecture_is_measured_and_what_fails_is_named():
     machine.ends = 0.0
     assert gpu.rows_of_size(32, 128, machine) == []
     assert "product fp32 at d 32, m 128: out of time" in machine.left_out
+
+
+class Counted(gpu.Machine):
+    """A machine whose memory is counted here."""
+
+    n_bytes = n_most = 0
+
+    def allocated(self) -> int:
+        return self.n_bytes
+
+    def peak(self) -> int:
+        return self.n_most
+
+    def forget_peak(self) -> None:
+        self.n_most = self.n_bytes
+
+    def hold(self, n_bytes: int) -> None:
+        self.n_bytes += n_bytes
+        self.n_most = max(self.n_most, self.n_bytes)
+
+
+def test_memory_counts_weights_and_the_step_and_not_what_was_there_or_what_building_took():
+    machine = Counted(torch.device("cpu"), time.monotonic() + 1e9, dry=True)
+    machine.hold(500 << 20)
+
+    def step() -> None:
+        machine.hold(20 << 20)
+        machine.hold(-(20 << 20))
+
+    def make():
+        machine.hold(900 << 20)
+        machine.hold(-(800 << 20))  # what remains are weights and moments
+        return step
+
+    assert gpu.timed(make, machine)["peak_mib"] == 100 + 20
+
+
+def test_a_measurement_that_outlasts_the_time_is_ended_and_named():
+    started = time.monotonic()
+    machine = gpu.Machine(torch.device("cpu"), started + 0.2, dry=True)
+    rows: list[dict[str, Any]] = []
+    gpu._add(rows, "slow", lambda: lambda: time.sleep(60), d_in=2, d_sae=3, n=4, machine=machine)
+    assert time.monotonic() - started < 30
+    assert (rows, machine.left_out) == ([], ["slow at d 2, m 3: out of time"])
 
 
 def test_the_page_has_a_line_for_every_row():

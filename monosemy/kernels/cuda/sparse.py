@@ -23,6 +23,7 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from triton.errors import TritonError
 
 from monosemy.kernels.cuda.encode import (
     encode_above,
@@ -50,6 +51,8 @@ __all__ = [
     "take",
 ]
 
+ERRORS = (RuntimeError, TritonError)
+"""What is raised where a kernel cannot be compiled or launched."""
 ENTRIES = 16
 """Entries whose rows a program loads at once."""
 WIDTH = 256

@@ -5,7 +5,7 @@ Place on the path: settings → sizes, work and costs → **plan** → `text`, w
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from monosemy.pipeline.planning.fit import (
     this_machine,
 )
 from monosemy.pipeline.planning.sizes import bytes_of_run
-from monosemy.pipeline.planning.work import Sizes, seconds_of, stage_group, work_of
+from monosemy.pipeline.planning.work import Sizes, Slices, Work, seconds_of, stage_group, work_of
 from monosemy.support.estimates import DoesNotFit, Plan
 from monosemy.support.hardware import Hardware
 
@@ -134,8 +134,10 @@ def planned(sizes: Sizes, folder: Path, question: Question, *, d_heads: int) -> 
         refusal, ways = error, tuple(advice(config, error, require, machine, widths=list(sizes.widths.values())))
     plan = bytes_of(config)
     costs = _costs(sizes, question, refused=refusal is not None)
-    seconds = seconds_of(work_of(sizes, n_devices=max(machine.n_devices, 1)), costs) if costs else {}
-    stages = _stages(sizes, machine, plan, seconds, in_slices=n_shards > 0)
+    slices = Slices(n_shards, machine.n_per_device) if n_shards else None
+    amounts = work_of(sizes, n_devices=max(machine.n_devices, 1), slices=slices)
+    seconds = seconds_of(amounts, costs) if costs else {}
+    stages = _stages(amounts, machine, plan, seconds, in_slices=n_shards > 0)
     return RunPlan(sizes, question, machine, plan, costs=costs, stages=stages, refusal=refusal, advice=ways)
 
 
@@ -165,13 +167,13 @@ def _costs(sizes: Sizes, question: Question, *, refused: bool) -> Mapping[str, f
 
 
 def _stages(
-    sizes: Sizes, machine: Machine, plan: Plan, seconds: Mapping[str, float], *, in_slices: bool
+    amounts: Sequence[Work], machine: Machine, plan: Plan, seconds: Mapping[str, float], *, in_slices: bool
 ) -> tuple[StagePlan, ...]:
     """Every stage with the memory that it holds."""
     options: dict[str, Any] = {"n_ranks": machine.n_processes, "in_slices": in_slices}
     here, there = in_main_memory(plan, machine, **options), on_device(plan, machine, **options)
     stages = []
-    for work in work_of(sizes, n_devices=max(machine.n_devices, 1)):
+    for work in amounts:
         group = stage_group(work.stage)
         held = sum(here.held_in(group).values())
         on_gpu = sum(there.held_in(group).values()) if machine.n_devices else 0

@@ -28,7 +28,7 @@ def plan_page(plan: RunPlan, folder: Path, machine: str) -> str:
             f"main memory: {_parts(plan.most)}",
         ]
     lines += [f"disk, cache: {_parts(plan.plan.cache_disk)}", f"disk, run: {_parts(plan.plan.run_disk)}"]
-    lines += _again(plan)
+    lines += [*_again(plan), *_of_slices(plan)]
     lines += ["", *_verdict(plan, folder)]
     return "\n".join(line for line in lines if line is not None)
 
@@ -125,6 +125,16 @@ def _again(plan: RunPlan) -> list[str]:
         times = f"{count_text(n_readings)} times{each}, once a pass"
         return [f"windows are deleted behind the training, so the model reads the text {times}"]
     return [f"the model reads the text once{each}"]
+
+
+def _of_slices(plan: RunPlan) -> list[str]:
+    """What is said of dictionaries whose latents are shared out."""
+    if not plan.question.n_latent_shards:
+        return []
+    return [
+        f"each SAE in {_counted(plan.question.n_latent_shards, 'slice', 'slices')}, on all processes: messages between "
+        "them are not counted in the time, and the evaluation is one process's"
+    ]
 
 
 def _parts(parts: Mapping[str, int]) -> str:

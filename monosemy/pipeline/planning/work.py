@@ -92,15 +92,30 @@ def layers_before(site: str) -> int:
     return int(match[1]) + 1 if match else 1
 
 
-def work_of(sizes: Sizes, *, n_devices: int = 1) -> list[Work]:
-    """The stages of `monosemy train`, in order: the work of the process that has most, of one for each device."""
+class Slices(NamedTuple):
+    """Dictionaries whose latents are shared out over processes (`--shard-latents`)."""
+
+    n: int
+    """Parts of the latents of each dictionary."""
+    n_per_device: int = 1
+    """Processes on the fullest device."""
+
+
+def work_of(sizes: Sizes, *, n_devices: int = 1, slices: Slices | None = None) -> list[Work]:
+    """The stages of `monosemy train`, in order: the work of the process that has most, of one for each device.
+
+    With slices all devices train each SAE; rows are shared out as well as latents, but Adam and the calibration go over
+    all latents of a slice, and the evaluation is left to one process. Messages are not counted.
+    """
     config = sizes.config
     text, training, settings = config.text, config.training, config.activations
     n_texts = sizes.n_tokens + text.n_validation_tokens
     stored = settings.storage == "disk"
     row_bytes = sum(sizes.widths.values()) * {"float32": 4}.get(settings.dtype, 2) + 16
     trained = sizes.n_tokens * training.n_passes
-    share = most_of(sizes, n_devices)
+    share = 1 / n_devices if slices else most_of(sizes, n_devices)
+    of_latents = slices.n_per_device / slices.n if slices else share
+    measured = 1.0 if slices else share
     stages = [
         Work(LOADING, {"second": 1.0}),
         Work("tokenise", {"token": n_texts}),
@@ -114,11 +129,12 @@ def work_of(sizes: Sizes, *, n_devices: int = 1) -> list[Work]:
         n_tokens = sizes.n_tokens * n_readings(sizes, n_processes=n_devices)
         steps["operation"] = n_tokens * sizes.read_operations
         steps["byte"] = n_tokens * row_bytes if settings.storage == "windows" else 0
-    latents = share * sizes.latent_weights
+    steps["update"] *= of_latents / share
+    latents = of_latents * sizes.latent_weights
     stages += [
         Work(TRAINING, {**steps, "encode": CALIBRATION_TOKENS * latents}),
-        Work("reconstruction", _reconstruction(sizes, share)),
-        Work("model loss", {"operation": share * loss_operations(sizes)}),
+        Work("reconstruction", _reconstruction(sizes, measured)),
+        Work("model loss", {"operation": measured * loss_operations(sizes)}),
         Work(REPORT, {"second": 1.0}),
     ]
     return stages

@@ -31,8 +31,9 @@ from monosemy.saes.base import SaeConfig, StepInfo
 from monosemy.saes.registry import build_sae
 {broken}
 def loss():
-    sae, x = build_sae(SaeConfig("topk", 8, 40, 4)), torch.randn(6, 8, generator=torch.Generator().manual_seed(0))
-    total = sae.losses(x, StepInfo(0.5, 4)).total
+    x = torch.randn(6, 8, generator=torch.Generator().manual_seed(0))
+    sae = build_sae(SaeConfig("topk", 8, 40, {k}))
+    total = sae.losses(x, StepInfo(0.5, {k})).total
     total.backward()
     return total.item(), sae.W_enc.grad
 with warnings.catch_warnings(record=True) as seen:
@@ -63,11 +64,45 @@ sparse._sum_by_latent = broken
 """
 
 
-def run_step(tmp_path: Path, broken: str, kernels: str = "triton") -> list[str]:
+ONLY_LATER = """
+@triton.jit
+def broken(offsets, indices, left, right, out, n_inputs, BLOCK_Z: tl.constexpr, BLOCK_D: tl.constexpr):
+    if BLOCK_D == 8:
+        tl.store(out, tl.no_such_function(BLOCK_D))
+    n = tl.program_id(0)
+    z = tl.load(offsets + n)
+    while z < tl.load(offsets + n + 1):
+        total = 0.0
+        latent = tl.load(indices + z).to(tl.int64)
+        for start in range(0, n_inputs, BLOCK_D):
+            d = start + tl.arange(0, BLOCK_D)
+            row = tl.load(left + n * n_inputs + d, mask=d < n_inputs, other=0.0).to(tl.float32)
+            total += tl.sum(row * tl.load(right + latent * n_inputs + d, mask=d < n_inputs, other=0.0).to(tl.float32))
+        tl.store(out + z, total)
+        z += 1
+sparse._gather_dot = broken
+"""
+"""Right in the test, and not to be compiled for the narrower rows of the SAE."""
+ENCODER_ONLY_LATER = """
+from monosemy.kernels.cuda import encode
+merge = encode._merge_topk
+class Launch:
+    def __getitem__(self, grid):
+        def run(*arguments, HELD, **options):
+            if HELD > 8:
+                raise triton.runtime.errors.OutOfResources(HELD, 8, "shared memory")
+            return merge[grid](*arguments, HELD=HELD, **options)
+        return run
+encode._merge_topk = Launch()
+"""
+"""An encoder that has no room for the k of the SAE, and enough for that of the test."""
+
+
+def run_step(tmp_path: Path, broken: str, kernels: str = "triton", k: int = 4) -> list[str]:
     environment = {**os.environ, "TRITON_INTERPRET": "1", "MONOSEMY_KERNELS": kernels}
     # Triton reads a kernel's source, which a file has and `-c` has not.
     program = tmp_path / "step.py"
-    program.write_text(STEP.replace("{broken}", broken))
+    program.write_text(STEP.replace("{broken}", broken).replace("{k}", str(k)))
     done = subprocess.run([sys.executable, program], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
@@ -90,6 +125,29 @@ def test_a_kernel_that_does_not_compile_is_replaced(tmp_path):
     assert len(lines) == 1
     assert "sum_by_latent: " in lines[0]
     assert "no_such_function" in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("broken", "k", "reason"),
+    [
+        (ONLY_LATER, 4, "gather_dot: "),
+        (ENCODER_ONLY_LATER, 9, "encode_topk: out of resource: shared memory, Required: 16"),
+    ],
+)
+def test_a_kernel_that_fails_after_its_test_is_replaced_with_one_warning(broken, k, reason, tmp_path):
+    backend, *lines = run_step(tmp_path, broken, k=k)
+    assert backend == "monosemy.kernels.reference"
+    assert len(lines) == 1
+    assert reason in lines[0]
+
+
+def test_an_error_that_the_definition_raises_too_is_raised(monkeypatch):
+    backend = ModuleType("strict")
+    vars(backend).update({**vars(reference), "ERRORS": (IndexError,)})
+    monkeypatch.setattr(dispatch, "_backend", lambda tensor: backend)
+    with pytest.raises(IndexError):
+        dispatch.decode(reference.select_topk(torch.ones(2, 9), 1), torch.ones(2), torch.ones(0, 4), torch.ones(4))
+    assert dispatch._given_up == set()
 
 
 def test_the_environment_chooses(tmp_path, monkeypatch):

@@ -8,9 +8,11 @@ import importlib.util
 import pytest
 import torch
 from narrow_model import write_inputs
+from tiny_models import byte_tokenizer, random_module
 
 from monosemy.config import ModelConfig, RunConfig, TrainingConfig, identity
 from monosemy.errors import UserError
+from monosemy.models.adapter import LanguageModel
 from monosemy.models.checks import check_model
 from monosemy.models.placement import Placement, input_device, require_placement
 from monosemy.models.sources import load_model
@@ -102,5 +104,8 @@ def test_settings_at_rest_leave_a_runs_identity_alone(plain):
     spread = dataclasses.replace(before, model=ModelConfig(device_map="auto"))
     other = dataclasses.replace(before, training=TrainingConfig(device="cpu"))
     assert len({identity(config) for config in (before, spread, other)}) == 3
-    assert trained_on(other, plain) == torch.device("cpu")
-    assert trained_on(before, plain) == plain.device
+    elsewhere = LanguageModel(
+        random_module("llama").to("meta"), byte_tokenizer(), name="elsewhere", fingerprint="elsewhere"
+    )
+    assert trained_on(other, elsewhere) == torch.device("cpu")
+    assert trained_on(before, elsewhere) == torch.device("meta")

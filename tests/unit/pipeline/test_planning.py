@@ -25,7 +25,7 @@ from monosemy.pipeline.planning.costs import assumed_costs
 from monosemy.pipeline.planning.plan import Question, plan_run, planned
 from monosemy.pipeline.planning.sizes import bytes_of_run, kinds_of
 from monosemy.pipeline.planning.text import plan_page
-from monosemy.pipeline.planning.work import Sizes, Work, loss_operations, work_of
+from monosemy.pipeline.planning.work import Sizes, Slices, Work, loss_operations, work_of
 from monosemy.pipeline.prepare import prepare
 from monosemy.pipeline.trainees import build_trainees
 from monosemy.pipeline.training import finish_and_save, train_all
@@ -120,6 +120,31 @@ def test_two_devices_share_saes_and_text():
     # 18 SAEs on four devices: one has five.
     assert four["training"]["step topk"] == pytest.approx(single["training"]["step topk"] * 5 / 18)
     assert four["reconstruction"]["operation"] == single["reconstruction"]["operation"]
+
+
+def test_slices_share_out_the_steps_of_each_sae_and_leave_its_evaluation_to_one_process(tmp_path):
+    config = dataclasses.replace(demo(), architectures=("topk",), l0=(32.0,))
+    sizes = Sizes(config, SIZE, {"layers.12.resid_post": 576})
+    whole, sliced = (
+        {work.stage: work.amounts for work in work_of(sizes, n_devices=n_devices, slices=slices)}
+        for n_devices, slices in ((1, None), (8, Slices(4)))
+    )
+    training = {"step topk": 8, "update": 4, "encode": 4}  # rows are shared out between the two halves of the devices
+    for kind, n in training.items():
+        assert sliced["training"][kind] == whole["training"][kind] / n
+    assert sliced["reconstruction"] == whole["reconstruction"]
+    assert sliced["model loss"] == whole["model loss"]
+    assert sliced["harvest"]["operation"] == whole["harvest"]["operation"] / 8
+
+    on_one, on_eight = (
+        planned(sizes, tmp_path, question, d_heads=576)
+        for question in (Question(hardware_of("h100")), Question(hardware_of("h100x8"), n_latent_shards=8))
+    )
+    one, eight = ({stage.name: stage.seconds for stage in plan.stages} for plan in (on_one, on_eight))
+    assert eight["training"] == pytest.approx(one["training"] / 8)
+    assert "each SAE in 8 slices, on all processes: messages" in plan_page(on_eight, tmp_path, "a machine")
+    # Two processes on one processor take its cores from each other.
+    assert work_of(sizes, slices=Slices(2, n_per_device=2))[4] == work_of(sizes)[4]
 
 
 def test_streamed_activations_are_made_in_training_by_every_process():
@@ -231,6 +256,16 @@ def test_a_plan_that_does_not_fit_ends_with_status_2(capsys):
     printed = capsys.readouterr()
     assert "it does not fit: needs about" in printed.out
     assert printed.err.startswith("error: this plan does not fit")
+
+
+def test_slices_that_training_would_refuse_are_not_planned(capsys):
+    for words, error in (
+        ("quick --hardware h100x8 --shard-latents 3", "8 processes cannot hold 3 slices"),
+        ("quick --architectures topk --shard-latents 2 --no-measure", "and there is one; add --processes 2"),
+    ):
+        with pytest.raises(SystemExit):
+            cli.main(["plan", *words.split()])
+        assert error in capsys.readouterr().err
 
 
 def test_saes_are_counted_by_kind():

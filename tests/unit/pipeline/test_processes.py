@@ -1,19 +1,19 @@
-"""`monosemy train --processes`: the files of one process, also where a rank is killed and their number changes."""
+"""`monosemy train --processes`, and under torchrun: the files of one process, also after a kill and a full disk."""
 
 from __future__ import annotations
 
 import json
 import os
 import random
-import signal
+import re
+import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-import psutil
 import pytest
-from rank_processes import ended, start_ranks
+from rank_processes import ended, kill_rank, start_ranks, under_torchrun
 from tiny_models import byte_tokenizer, random_module
 
 from monosemy.config import (
@@ -53,13 +53,25 @@ def settings(tmp_path_factory) -> Path:
     return file
 
 
-def start(settings: Path, run: Path, n_processes: int) -> subprocess.Popen[str]:
-    """`monosemy train` with one thread a process, and a cache of its own beside the run."""
+def environment(run: Path) -> dict[str, str]:
+    """One thread a process, and a cache of its own beside the run."""
     threads = dict.fromkeys(("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-    env = {**os.environ, **threads, "MONOSEMY_CACHE": str(run.parent / "cache"), "MONOSEMY_QUIET": "1"}
-    words = ["train", str(settings), "--run", str(run), "--processes", str(n_processes)]
-    command = [sys.executable, "-m", "monosemy", *words]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
+    return {**os.environ, **threads, "MONOSEMY_CACHE": str(run.parent / "cache"), "MONOSEMY_QUIET": "1"}
+
+
+def start(settings: Path, run: Path, n_processes: int, *, by_torchrun: bool = False) -> subprocess.Popen[str]:
+    """`monosemy train` on so many processes."""
+    words = ["train", str(settings), "--run", str(run)]
+    command = [sys.executable, "-m", "monosemy", *words, "--processes", str(n_processes)]
+    if by_torchrun:
+        command = under_torchrun(n_processes, words)
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(run))
+
+
+def n_checkpoints(run: Path, rank: int) -> int:
+    """The number of the newest checkpoint of one of two ranks; 0 without any."""
+    steps = (int(path.parent.name[5:]) for path in run.glob(f"checkpoints/rank-{rank}-of-2/step-*/state.json"))
+    return max(steps, default=0)
 
 
 def results(run: Path) -> dict[str, object]:
@@ -73,32 +85,86 @@ def results(run: Path) -> dict[str, object]:
     return {**outputs, "evaluation": json.dumps(evaluation), "folders": sorted(path.name for path in run.iterdir())}
 
 
+FULL_DISK = """
+import resource, threading, time
+from pathlib import Path
+from monosemy.cli import main
+def fill_the_disk():
+    while not any(Path(sys.argv[3]).glob("checkpoints/rank-1-of-2/step-*/state.json")):
+        time.sleep(0.002)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (65536, 65536))
+if rank == 1:
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    threading.Thread(target=fill_the_disk, daemon=True).start()
+main(["train", *sys.argv[1:]])
+"""
+"""Training in which a file of rank 1 cannot grow beyond 64 kB, as on a full disk, once it has written a checkpoint."""
+
+
 @pytest.mark.timeout(1200)
-def test_killed_and_continued_by_more_processes_a_run_has_the_bytes_of_one_process(settings, tmp_path):
-    alone, shared = tmp_path / "alone" / "run", tmp_path / "shared" / "run"
+def test_after_a_full_disk_and_a_kill_the_same_and_more_processes_end_in_the_bytes_of_one(
+    settings, tmp_path, monkeypatch
+):
+    alone, shared, same = (tmp_path / name / "run" for name in ("alone", "shared", "same"))
+    for run in (alone, shared):
+        run.parent.mkdir()
     whole = start(settings, alone, 1)
+
+    monkeypatch.setenv("MONOSEMY_CACHE", environment(shared)["MONOSEMY_CACHE"])
+    ends = ended(start_ranks(FULL_DISK, 2, str(settings), "--run", str(shared)))
+    # The other one ends by itself: with an error, or, where it trains, with its work saved as after a signal.
+    assert ends[0].status in (2, 130), ends
+    assert ends[1].status == 2, ends
+    (line,) = (line for rank in ends for line in rank.errors)
+    assert line.startswith(f"error: rank 1: cannot write {shared}/checkpoints/rank-1-of-2/")
+
     moment = random.SystemRandom().uniform(0, 0.5)
     number = random.SystemRandom().randrange(2)
-
+    before = n_checkpoints(shared, 1)
     started = start(settings, shared, 2)
-    while started.poll() is None and not any(shared.glob(f"checkpoints/rank-{number}-of-2/step-*/state.json")):
+    while started.poll() is None and n_checkpoints(shared, 1) == before:
         time.sleep(0.005)
     time.sleep(moment)
-    children = psutil.Process(started.pid).children()
-    of_rank = next(child for child in children if child.environ()["RANK"] == str(number))
-    of_rank.send_signal(signal.SIGKILL)
+    kill_rank(started, number)
     _, errors = started.communicate(timeout=300)
-    print(f"rank {number} killed {moment:.3f} s after its first checkpoint")
+    print(f"rank {number} killed {moment:.3f} s after a checkpoint of rank 1")
     assert started.returncode == 2, errors
     assert errors.splitlines() == [
         f"error: rank {number} was ended by SIGKILL, often because memory ran out; finished work is kept; "
         "run the same command to continue"
     ]
 
-    for process in (whole, start(settings, shared, 3)):
+    shutil.copytree(shared.parent, same.parent)
+    for process in (whole, start(settings, shared, 3), start(settings, same, 2, by_torchrun=True)):
         _, errors = process.communicate(timeout=600)
         assert process.returncode == 0, errors
     assert results(shared) == results(alone)
+    assert results(same) == results(alone)
+
+
+OTHER_TEXT = """
+from monosemy.commands import run_train
+os.chdir(os.path.join(sys.argv[1], str(rank)))
+run_train(sys.argv[2:])
+"""
+"""A run whose text has the same name on all ranks, in the folder of each."""
+
+
+def test_a_text_that_differs_on_one_rank_is_one_line(settings, tmp_path, monkeypatch):
+    monkeypatch.setenv("MONOSEMY_CACHE", str(tmp_path / "cache"))
+    text = (settings.parent / "text.txt").read_text()
+    for rank in range(2):
+        (tmp_path / str(rank)).mkdir()
+        (tmp_path / str(rank) / "text.txt").write_text("ab"[rank] + text[1:])
+    words = (str(settings), "--text", "text.txt", "--run", str(tmp_path / "run"))
+    ends = ended(start_ranks(OTHER_TEXT, 2, str(tmp_path), *words))
+    (line,) = (line for rank in ends for line in rank.errors)
+    assert re.fullmatch(
+        r"error: rank 1 has other model or text: text '\w+', but '\w+' at rank 0; "
+        "give every rank the same files and settings",
+        line,
+    )
+    assert [rank.status for rank in ends] == [2, 2]
 
 
 HARVEST = """

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from rank_processes import ended, kill_rank, start_ranks, under_torchrun
 from sharded_steps import rows
 
 from monosemy import load_sae
@@ -25,29 +28,54 @@ from monosemy.saes.decoder_rows import read_decoder_rows
 from monosemy.saes.slices import is_sliced, write_index, write_slice
 from monosemy.support.metrics import read_metrics
 
-WORDS = "--architectures topk jumprelu --l0 4 --d-sae 64 --training.batch-tokens 128 --training.n-passes 1"
+WORDS = (
+    "--architectures topk jumprelu --l0 4 --d-sae 64 --training.batch-tokens 128 --training.n-passes 1"
+    " --training.checkpoint-tokens 500"
+)
 
 
 def words(folder: Path, run: str, *more: str) -> list[str]:
     return ["--activations", str(folder / "rows.npy"), *WORDS.split(), "--run", str(folder / run), *more]
 
 
-def train_wide(folder: Path, *more: str) -> subprocess.CompletedProcess[str]:
-    command = ["train", *words(folder, "wide", "--processes", "2", *more)]
-    environment = {**os.environ, "MONOSEMY_QUIET": "1", "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        [sys.executable, "-m", "monosemy", *command], env=environment, capture_output=True, text=True, check=False
-    )
+def train_wide(folder: Path, *more: str, run: str = "wide") -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "monosemy", "train", *words(folder, run, "--processes", "2", *more)]
+    return subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "MONOSEMY_QUIET": "1", "OMP_NUM_THREADS": "1"}
+
+
+LOADED = """
+import atexit, sys
+from monosemy.cli import main
+atexit.register(lambda: print(*sorted(sys.modules)))
+main(sys.argv[1:])
+"""
+"""A command that prints at its end which modules it has loaded."""
+OF_SEVERAL = (
+    "monosemy.training.distributed",
+    "monosemy.pipeline.wide",
+    "torch.distributed.checkpoint",
+    "torch.distributed.elastic",
+    "torch.distributed.launcher",
+)
+"""What only several processes need."""
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
-    """Rows, the run `alone` of one process, and the run `wide` of two, which began with a first look and a kill."""
+    """Rows, the run `alone` of one process, and the run `wide` of two, never interrupted.
+
+    The latter finds a first look, and a record of a step that it takes again.
+    """
     folder = tmp_path_factory.mktemp("wide")
     np.save(folder / "rows.npy", rows(3000, seed=1, dtype=torch.float32).numpy())
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MONOSEMY_QUIET", "1")
-        run_train(words(folder, "alone"))
+    command = [sys.executable, "-c", LOADED, "train", *words(folder, "alone")]
+    done = subprocess.run(command, env=os.environ | {"MONOSEMY_QUIET": "1"}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (folder / "loaded").write_text(done.stdout.splitlines()[-1])
     alone, wide = RunFiles(folder / "alone"), RunFiles(folder / "wide")
     wide.folder.mkdir()
     shutil.copy(alone.run_json, wide.run_json)
@@ -80,10 +108,63 @@ def test_a_run_in_slices_is_the_run_of_one_process(folder):
     assert not list((folder / "wide").rglob("checkpoints/*"))
 
 
+def test_one_process_loads_nothing_that_only_several_need(folder):
+    loaded = (folder / "loaded").read_text().split()
+    assert "monosemy.training.trainer" in loaded
+    assert [name for name in loaded if name.startswith(OF_SEVERAL)] == []
+
+
 def test_steps_that_are_taken_again_are_recorded_once(folder):
     steps = [(r["site"], r["name"], r["step"]) for r in read_metrics(RunFiles(folder / "wide").metrics)]
     assert len(set(steps)) == len(steps)
     assert {step[:2] for step in steps} == {(path.parent.name, path.name) for path in names(folder / "alone")}
+
+
+FULL_DISK = """
+import resource
+from monosemy.commands import run_train
+if rank == 1:
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192))
+run_train(sys.argv[1:])
+"""
+"""Training in which no file of rank 1 can have more than 8 kB: its slices have less, its part of a checkpoint more."""
+
+
+def test_on_as_many_ranks_a_run_ends_in_the_same_bytes_after_a_full_disk_and_a_kill(folder):
+    sliced = words(folder, "broken", "--shard-latents", "2")
+    ends = ended(start_ranks(FULL_DISK, 2, *sliced))
+    assert [rank.status for rank in ends] == [2, 2], ends
+    (line,) = (line for rank in ends for line in rank.errors)
+    assert line.startswith(f"error: rank 1: cannot write {folder}/broken/checkpoints/")
+
+    moment, number = random.SystemRandom().uniform(0, 0.3), random.SystemRandom().randrange(2)
+    launcher = subprocess.Popen(
+        under_torchrun(2, ["train", *sliced]),
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while launcher.poll() is None and not any((folder / "broken").glob("checkpoints/*/*/step-*/state.json")):
+        time.sleep(0.005)
+    time.sleep(moment)
+    kill_rank(launcher, number)
+    _, errors = launcher.communicate(timeout=300)
+    print(f"rank {number} killed {moment:.3f} s after the first checkpoint")
+    told = [line for line in errors.splitlines() if line.startswith("error: ")]
+    assert told == [f"error: rank {number} was killed or cannot be reached; run the same command to continue"], errors
+
+    done = train_wide(folder, "--shard-latents", "2", run="broken")
+    assert done.returncode == 0, done.stderr
+    unbroken, broken = (run_bytes(folder / run) for run in ("wide", "broken"))
+    assert broken == unbroken
+
+
+def run_bytes(run: Path) -> dict[str, bytes]:
+    """The bytes of the SAEs and of the training curves."""
+    paths = [path for sae in RunFiles(run).saes() for path in (sae.weights, sae.config)]
+    return {str(path.relative_to(run)): path.read_bytes() for path in [*paths, RunFiles(run).metrics]}
 
 
 def test_an_sae_in_slices_is_measured_shown_and_not_trained_again(folder, capsys, monkeypatch):

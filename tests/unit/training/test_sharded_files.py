@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,8 +13,11 @@ import torch
 from sharded_steps import CONTINUED, L0, alone, assembled, rows, spread
 
 from monosemy import load_sae
+from monosemy.config import to_json
 from monosemy.errors import UserError
 from monosemy.saes import wide
+from monosemy.saes.base import SaeConfig
+from monosemy.saes.slices import write_index, write_slice
 from monosemy.saes.wide import WideSae
 
 MESHES = {2: [2, 1], 4: [2, 4]}
@@ -58,6 +63,44 @@ def test_slices_are_one_sae_and_are_used_in_place(case, folder, monkeypatch):
     some = torch.tensor([80, 0, 41])
     torch.testing.assert_close(opened.decoder_rows(some), sae.W_dec[some])
     torch.testing.assert_close(opened.encoder_rows(some), sae.W_enc[:, some].T)
+
+
+IN_PLACE = """
+import re, resource, sys
+from pathlib import Path
+import torch
+from monosemy import WideSae, load_sae
+from monosemy.saes.base import SaeConfig
+from monosemy.saes.registry import build_sae
+torch.set_num_threads(1)
+x = torch.randn(16, 64, generator=torch.Generator().manual_seed(0))
+build_sae(SaeConfig("topk", 64, 20_000, 8.0))(x)  # compiles what is compiled
+opened = WideSae(sys.argv[1])
+kilobytes = re.search(r"VmData:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]
+resource.setrlimit(resource.RLIMIT_DATA, (1024 * int(kilobytes) + (48 << 20), resource.RLIM_INFINITY))
+code = opened.encode(x)
+print(code.n_entries, bool(torch.isfinite(opened.decode(code)).all()))
+try:
+    load_sae(sys.argv[1])
+except (MemoryError, RuntimeError):
+    print("too large to load")
+"""
+"""Use of an SAE of 102 MB of weights by a process that may take 48 MB more for data; mapped files do not count."""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the memory of a process is bounded so on Linux alone")
+def test_an_sae_in_slices_is_used_in_less_memory_than_it_has(tmp_path):
+    n_latents = 200_000
+    W_dec = torch.randn(n_latents, 64, generator=torch.Generator().manual_seed(1)) / 8
+    slices = []
+    for number in range(2):
+        latents = slice(number * n_latents // 2, (number + 1) * n_latents // 2)
+        tensors = {"W_enc": W_dec[latents].clone().T, "W_dec": W_dec[latents], "b_enc": torch.zeros(n_latents // 2)}
+        common = {"b_dec": torch.zeros(64)} if number == 0 else {}
+        slices.append(write_slice(tmp_path, number, 2, {**tensors, **common}, start=latents.start))
+    write_index(tmp_path, slices, to_json(SaeConfig("topk", 64, n_latents, 8.0)))
+    done = subprocess.run([sys.executable, "-c", IN_PLACE, str(tmp_path)], capture_output=True, text=True)
+    assert done.stdout.splitlines() == [f"{16 * 8} True", "too large to load"], done.stderr
 
 
 def test_damaged_slices_are_refused(folder, tmp_path):
