@@ -40,6 +40,7 @@ from monosemy.app.schema import (
 from monosemy.app.security import TooLargeError
 from monosemy.app.steer_examples import steer_examples
 from monosemy.app.streams import LINES, stream_events
+from monosemy.app.text_scope import MAX_TEXT
 from monosemy.errors import UserError
 from monosemy.features.store import notes
 from monosemy.report.theme import page_styles
@@ -146,7 +147,7 @@ def _add_run(app: FastAPI, catalogue: Catalogue, model: LiveModel) -> None:
                 "has_report": catalogue.files.report.exists(),
                 "has_graphs": catalogue.has_graphs,
                 "limits": {
-                    "text_characters": live.MAX_TEXT,
+                    "text_characters": MAX_TEXT,
                     "note_characters": notes.MAX_CHARACTERS,
                     "new_tokens": live.MAX_NEW_TOKENS,
                     "edits": live.MAX_EDITS,
@@ -279,7 +280,10 @@ def _add_text(app: FastAPI, catalogue: Catalogue, model: LiveModel) -> None:
     @app.post(
         "/api/f/{site}/{name}/evidence",
         **described(
-            "Every firing in a text, as a file", body=EvidenceBody, answers="CSV, JSON or HTML", media_type="text/*"
+            "Every firing in a text, or what differs between two, as a file",
+            body=EvidenceBody,
+            answers="CSV, JSON or HTML",
+            media_type="text/*",
         ),
     )
     async def evidence(request: Request, site: str, name: str) -> Response:

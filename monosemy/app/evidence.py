@@ -65,9 +65,20 @@ def _csv(evidence: Evidence) -> str:
     for position, latent, value, rare in zip(*(column.tolist() for column in columns), strict=True):
         label, role = evidence.labels.get(latent, ""), reading.roles[position] if reading.roles else ""
         text = json.dumps(reading.pieces[position], ensure_ascii=False)
-        cells = [f"'{cell}" if cell.startswith(_FORMULA) else cell for cell in (role, label)]
-        table.writerow([position, text, cells[0], latent, cells[1], repr(value), "" if rare != rare else repr(rare)])
+        rarity = "" if rare != rare else repr(rare)
+        table.writerow([position, text, safe_cell(role), latent, safe_cell(label), repr(value), rarity])
     return file.getvalue()
+
+
+def safe_cell(text: str) -> str:
+    """A text that no spreadsheet takes for a formula."""
+    return f"'{text}" if text.startswith(_FORMULA) else text
+
+
+def context_text(reading: Reading, peak: int) -> str:
+    """A token in guillemets, with some of the text around it."""
+    pieces = reading.pieces
+    return "".join(pieces[max(0, peak - 6) : peak]) + f"«{pieces[peak]}»" + "".join(pieces[peak + 1 : peak + 4])
 
 
 def _json(evidence: Evidence) -> str:
@@ -104,25 +115,26 @@ def _html(evidence: Evidence) -> str:
         "tokens or fewer. Point at a token for the latent."
     )
     body = Html('<article id="text"><p>{}</p><p class="ctx">{}</p>{}{}</article>').format(
-        how, join(_token(evidence, i, top) for i, top in enumerate(_rarest(reading))), table, facts
+        how, shaded_text(reading, evidence.labels), table, facts
     )
     name = "Which latents fire in a text"
     return html_page.page(name, Html("<p>{}</p>").format(evidence.about.get("SAE", "")), [], body, foot=Html())
 
 
 def _row(evidence: Evidence, row: Mapping[str, Any]) -> list[str]:
-    pieces, peak = evidence.reading.pieces, row["peak"]
-    context = "".join(pieces[max(0, peak - 6) : peak]) + f"«{pieces[peak]}»" + "".join(pieces[peak + 1 : peak + 4])
-    number = str(row["latent"])
-    label = evidence.labels.get(row["latent"], "")
     return [
-        number,
-        label,
+        str(row["latent"]),
+        evidence.labels.get(row["latent"], ""),
         activation_text(row["value"]),
         rarity_text(row["one_in"]),
-        visible(context),
+        visible(context_text(evidence.reading, row["peak"])),
         f"{row['n_tokens']}",
     ]
+
+
+def shaded_text(reading: Reading, labels: Mapping[int, str]) -> Html:
+    """The text, every token shaded by how unusual its most unusual firing is."""
+    return join(_token(reading.pieces[i], firing, labels) for i, firing in enumerate(_rarest(reading)))
 
 
 def _rarest(reading: Reading) -> list[dict[str, Any] | None]:
@@ -137,13 +149,12 @@ def _rarest(reading: Reading) -> list[dict[str, Any] | None]:
     return rarest
 
 
-def _token(evidence: Evidence, position: int, firing: Mapping[str, Any] | None) -> Html:
-    piece = evidence.reading.pieces[position]
+def _token(piece: str, firing: Mapping[str, Any] | None, labels: Mapping[int, str]) -> Html:
     if firing is None:
         return Html("<span>{}</span>").format(piece)
     decades = math.log10(firing["one_in"] or 1.0)
     level = min(9, max(0, round(9 * (decades - _COMMON) / _DECADES)))
-    about = f"{firing['latent']} {evidence.labels.get(firing['latent'], '')}: {rarity_text(firing['one_in'])}"
+    about = f"{firing['latent']} {labels.get(firing['latent'], '')}: {rarity_text(firing['one_in'])}"
     return Html('<span class="a{}" title="{}">{}</span>').format(level, about, piece)
 
 

@@ -20,6 +20,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from monosemy.app.catalogue import Catalogue, Dictionary
+from monosemy.app.text_scope import MAX_TEXT, PAGES, TextScope
 from monosemy.errors import UserError
 from monosemy.steering.recipe import beside, labels_of
 from monosemy.steering.request import SteeringRequest, request_from_json
@@ -34,8 +35,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-MAX_TEXT = 60_000
-"""Length of the longest own text and of the longest prompt, in characters."""
 MAX_NEW_TOKENS = 256
 MAX_EDITS = 16
 MAX_SWEEP = 24
@@ -159,16 +158,19 @@ def _load_run_model(catalogue: Catalogue) -> LanguageModel:
     return load_run_model(catalogue.folder, catalogue.config, catalogue.provenance, catalogue.moved)
 
 
-def read_text(live: LiveModel, entry: Dictionary, text: str, *, chat: bool = False, most: int = MAX_TEXT) -> Reading:
+def read_text(
+    live: LiveModel, entry: Dictionary, text: str, *, chat: bool = False, scope: TextScope = PAGES
+) -> Reading:
     """The SAE's code of the user's own text, or of a chat's transcript.
 
     A plain text is preceded by the separator that begins a document in training. Positions of the kinds that training
     drops (the first one, special tokens, outliers) have no active latents. The call blocks, so run it in a thread.
-    Raises UserError for an empty text, one of more than `most` characters, or no transcript of a chat; ModelError, and
+    Raises UserError for an empty text, one that is too long for the scope, or no transcript of a chat; ModelError, and
     BusyError.
     """
-    if not text or len(text) > most:
-        raise UserError(f"a text takes 1 to {count_text(most)} characters, got {count_text(len(text))}")
+    if not text or len(text) > scope.most_characters:
+        most = count_text(scope.most_characters)
+        raise UserError(f"a text takes 1 to {most} characters, got {count_text(len(text))}; cut it in two")
     from monosemy.app.own_text import read_own_text
     from monosemy.app.transcript import Transcript, parse_chat, written_chat
 
@@ -186,6 +188,7 @@ def read_text(live: LiveModel, entry: Dictionary, text: str, *, chat: bool = Fal
             provenance=run.provenance,
             outlier_norm=limit,
             database=entry.database,
+            scope=scope,
         )
 
 

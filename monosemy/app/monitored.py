@@ -7,6 +7,7 @@ A file of rows (.jsonl, .csv, .tsv with a column `text`) is judged row by row. O
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,12 +15,13 @@ import numpy as np
 
 from monosemy.app.catalogue import Catalogue, Dictionary
 from monosemy.app.live import LiveModel, read_text
+from monosemy.app.text_scope import JUDGED
 from monosemy.monitors.firings import Firings
 from monosemy.monitors.labelled import ENDINGS, read_texts
 from monosemy.monitors.monitor import Monitor, WatchedSae, read_monitors, resolved
 from monosemy.saes.config_file import read_weights_sha256
 from monosemy.support import json_text
-from monosemy.support.numbers import activation_text, count_text, fixed_text
+from monosemy.support.numbers import activation_text, count_text, counted_text, fixed_text
 from monosemy.support.visible import visible
 
 if TYPE_CHECKING:
@@ -53,14 +55,24 @@ def firings_of(reading: Reading) -> Firings:
     if reading.roles:
         is_read = is_read & np.array([bool(role) for role in reading.roles])
     own = is_read[reading.position]
-    return Firings(reading.position[own], reading.latent[own], reading.value[own], int(is_read.sum()))
+    return Firings(
+        reading.position[own],
+        reading.latent[own],
+        reading.value[own],
+        int(is_read.sum()),
+        n_dropped=reading.n_dropped,
+    )
 
 
-def judged(live: LiveModel, monitors: Sequence[Monitor], text: str, *, chat: bool, most: int) -> list[dict[str, Any]]:
-    """What every monitor says of a text, as `serve` answers it. Raises UserError as `read_text` does."""
+def judged(
+    live: LiveModel, monitors: Sequence[Monitor], text: str, *, chat: bool, shows_progress: bool = False
+) -> list[dict[str, Any]]:
+    """What every monitor says of a whole text, as `serve` answers it. Raises UserError as `read_text` does."""
     readings = {}
     for label in dict.fromkeys(monitor.sae for monitor in monitors):
-        readings[label] = read_text(live, live.catalogue.sae_of(label), text, chat=chat, most=most)
+        latents = sorted({latent for monitor in monitors if monitor.sae == label for latent in monitor.latents})
+        scope = replace(JUDGED, latents=latents, shows_progress=shows_progress)
+        readings[label] = read_text(live, live.catalogue.sae_of(label), text, chat=chat, scope=scope)
     firings = {label: firings_of(reading) for label, reading in readings.items()}
     return [monitor.verdict(firings[monitor.sae]).to_json(readings[monitor.sae].pieces) for monitor in monitors]
 
@@ -68,7 +80,7 @@ def judged(live: LiveModel, monitors: Sequence[Monitor], text: str, *, chat: boo
 def texts_of(path: Path, text: str) -> Iterator[tuple[str, str]]:
     """(name, text) of everything in a file: its rows, or the text itself."""
     if path.suffix.lower() in ENDINGS:
-        for number, row in read_texts(path, "text"):
+        for number, row in read_texts(path, "text", most_characters=JUDGED.most_characters):
             yield f"row {number}", row
     else:
         yield str(path), text
@@ -95,6 +107,8 @@ def _sentence(verdict: dict[str, Any]) -> str:
         )
     many = f", on {count_text(verdict['n_tokens'])} tokens" if verdict["n_tokens"] else ""
     unit = _UNITS[verdict["unit"]]
+    unread = f"; the last {counted_text(verdict['n_dropped'], 'token')} were not read" if verdict["n_dropped"] else ""
     return (
         f"{word} by {verdict['name']}: {text(verdict['score'])} {sign} {text(verdict['threshold'])}{unit}{many}{place}"
+        f"{unread}"
     )

@@ -10,12 +10,13 @@ known, the limit is the run's outlier multiple times the median norm of this win
 A text longer than a window is read in windows of `WINDOW` tokens, or the model's positions, each after the separator.
 A window begins `OVERLAP` tokens (at most a quarter of it) before the end of the one before, so that every token but the
 text's first ones has at least so many before it; a token that stands in two windows counts in the earlier one.
-Limits: at most `MAX_TOKENS` tokens.
+Limits: those of the reader's scope (`text_scope`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,20 +25,20 @@ import torch
 from torch import Tensor
 
 from monosemy.app.rarity import one_in
+from monosemy.app.text_scope import PAGES, TextScope
 from monosemy.app.transcript import Transcript
 from monosemy.config import RunConfig
 from monosemy.errors import UserError
 from monosemy.features.store.database import FeatureDatabase
 from monosemy.models.adapter import LanguageModel
 from monosemy.saes.base import SparseAutoencoder
+from monosemy.support import progress
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 WINDOW = 1_024
 """Tokens that are read together."""
 OVERLAP = 128
-MAX_TOKENS = 16_384
-"""The largest number of tokens that are read; those beyond are only counted."""
 SUMMARY = 200
 """The largest number of latents listed for the whole text."""
 
@@ -117,18 +118,24 @@ def read_own_text(
     provenance: Mapping[str, Any],
     outlier_norm: float | None = None,
     database: FeatureDatabase | None = None,
+    scope: TextScope = PAGES,
 ) -> Reading:
-    """Reads the text, window by window. Raises UserError for a text without tokens."""
+    """Reads the text, window by window. Raises UserError for a text without tokens.
+
+    Of a scope with latents, the reading has the firings of these alone.
+    """
     record = provenance.get("text", {})
     pieces, ids, ends, first = split_text(model, text.text, record)
-    n_dropped, lead = max(0, len(ids) - MAX_TOKENS), 0 if first is None else 1
-    pieces, ids, ends = pieces[:MAX_TOKENS], ids[:MAX_TOKENS], ends[:MAX_TOKENS]
+    n_dropped, lead = max(0, len(ids) - (scope.most_tokens or len(ids))), 0 if first is None else 1
+    n_read = len(ids) - n_dropped
+    pieces, ids, ends = pieces[:n_read], ids[:n_read], ends[:n_read]
     parts, is_read = [], np.zeros(len(ids) + lead, bool)
-    for window in read_windows(model, sae, ids, first, config=config, outlier_norm=outlier_norm):
-        is_read[window.token] = True
-        code = sae.encode(window.rows.to(sae.W_dec.device)).positive()
-        token = window.token[code.rows().cpu()]
-        parts.append((token.numpy(), code.indices.cpu().numpy(), code.values.float().cpu().numpy()))
+    with _progress(len(ids) if scope.shows_progress else 0) as bar:
+        for window in read_windows(model, sae, ids, first, config=config, outlier_norm=outlier_norm):
+            is_read[window.token] = True
+            parts.append(_firings(sae, window, scope))
+            if bar is not None:
+                bar.advance(window.n_new)
     position, latent, value = (np.concatenate(part) for part in zip(*parts, strict=True))
     order = np.lexsort((latent, -value, position))
     latent, value = latent[order].astype(np.int64), value[order]
@@ -149,6 +156,24 @@ def read_own_text(
     )
 
 
+def _progress(n_tokens: int) -> AbstractContextManager[progress.Bar | None]:
+    """A display for a text that takes more than a moment."""
+    if n_tokens <= WINDOW:
+        return nullcontext()
+    return progress.stage("read the text", total=n_tokens, unit="tokens")
+
+
+def _firings(sae: SparseAutoencoder, window: WindowRows, scope: TextScope) -> tuple[Array, Array, Array]:
+    """(token, latent, value) of a window's activations above zero."""
+    code = sae.encode(window.rows.to(sae.W_dec.device)).positive()
+    token, latent = window.token[code.rows().cpu()].numpy(), code.indices.cpu().numpy()
+    value = code.values.float().cpu().numpy()
+    if scope.latents is None:
+        return token, latent, value
+    is_kept = np.isin(latent, scope.latents)
+    return token[is_kept], latent[is_kept], value[is_kept]
+
+
 @dataclass(frozen=True)
 class WindowRows:
     """The activations of a window's tokens that are read, n of them."""
@@ -157,6 +182,8 @@ class WindowRows:
     """int64 [n], on the CPU: the number of each, where the token that begins the window counts as the text's first."""
     rows: Tensor
     """float32 [n, d]: in the model's units, on its device."""
+    n_new: int
+    """Tokens of the text that no earlier window had, read or not."""
 
 
 @torch.no_grad()
@@ -179,7 +206,7 @@ def read_windows(
         rows = model.activations(torch.tensor([window]), [site])[model.resolve(site)][0].float()
         keep = kept_rows(rows, window, model, config, outlier_norm=outlier_norm)
         keep[: fresh - start + lead] &= fresh == 0
-        yield WindowRows(keep.nonzero()[:, 0].cpu() + start, rows[keep])
+        yield WindowRows(keep.nonzero()[:, 0].cpu() + start, rows[keep], n_new=stop - fresh)
 
 
 def windows(n: int, longest: int) -> Iterator[tuple[int, int, int]]:

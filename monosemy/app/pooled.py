@@ -15,7 +15,8 @@ import numpy as np
 import scipy.sparse
 
 from monosemy.app.live import LiveModel, steering_scales
-from monosemy.app.own_text import MAX_TOKENS, read_windows, split_text
+from monosemy.app.own_text import read_windows, split_text
+from monosemy.app.text_scope import MAX_TOKENS
 from monosemy.app.transcript import Transcript, parse_chat, written_chat
 from monosemy.errors import UserError
 from monosemy.monitors.firings import Firings

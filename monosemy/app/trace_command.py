@@ -1,7 +1,7 @@
 """`monosemy trace RUN FILE`: which latents fire in a text or a chat's transcript, in the terminal or as a file.
 
 Place on the path: words of the command line → a file's text → `Reading` → table, CSV, JSON or HTML. It is what the page
-“Your text” of `monosemy browse` shows, without the pages' limit on length.
+“Your text” of `monosemy browse` shows, but for the limits on length: all tokens of a text are read (`text_scope`).
 """
 
 from __future__ import annotations
@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from monosemy.app.catalogue import Catalogue, Dictionary
+from monosemy.app.differences import SIDES, TextDifferences, differences
 from monosemy.app.evidence import WRITERS, rarity_text, written
 from monosemy.app.live import LiveModel, read_text
 from monosemy.app.monitored import judged, monitors_of, print_verdicts, texts_of
 from monosemy.app.room import ROOM
-from monosemy.app.text_answers import difference_of, evidence
+from monosemy.app.text_answers import difference_file, evidence
+from monosemy.app.text_scope import WHOLE
 from monosemy.errors import UserError, unknown
 from monosemy.monitors.labelled import ENDINGS
 from monosemy.ranges import Range
@@ -30,23 +32,21 @@ from monosemy.support.visible import visible
 if TYPE_CHECKING:
     from monosemy.app.own_text import Reading
 
-MAX_CHARACTERS = 1_000_000
 EXAMPLES = (
     "monosemy trace runs/demo transcript.txt --chat",
     "monosemy trace runs/demo article.txt --out evidence.html",
     "monosemy trace runs/demo log.jsonl --monitor angry.probe.json",
     "monosemy trace runs/demo refused.txt --against answered.txt      what fires in one and not in the other",
+    "monosemy trace runs/demo refused.txt --against answered.txt --out differences.csv",
 )
 
 
 def run_trace(words: list[str]) -> None:
     """Runs `monosemy trace`. Raises UserError for bad input, where possible before the model is loaded."""
     options = _parser().parse_args(words)
-    if options.out and options.against:
-        raise UserError("--out writes what fires in one text, --against shows two; give one of them")
     for flag, beside in (("--out", options.out), ("--against", options.against)):
         if options.monitor and beside:
-            raise UserError(f"--monitor judges texts, {flag} shows what fires in one; give one of them")
+            raise UserError(f"--monitor judges texts, {flag} shows what fires in them; give one of the two")
     if options.json and not options.monitor:
         raise UserError("--json writes what monitors say; give --monitor too, or --out FILE.json for what fires")
     out = _target(options.out) if options.out else None
@@ -65,10 +65,12 @@ def run_trace(words: list[str]) -> None:
             f"no features: latents have no labels and rank by activation; build them: {sae.build_command}",
             file=sys.stderr,
         )
-    reading = read_text(live, sae, text, chat=options.chat, most=MAX_CHARACTERS)
+    reading = read_text(live, sae, text, chat=options.chat, scope=WHOLE)
     if other is not None:
-        second = read_text(live, sae, other, chat=options.chat, most=MAX_CHARACTERS)
-        _print_difference(sae, (reading, second), options)
+        texts = differences(sae, reading, read_text(live, sae, other, chat=options.chat, scope=WHOLE))
+        if out is not None:
+            files.write_text(out, difference_file(live, sae, texts, kind=out.suffix[1:].lower()))
+        _print_difference(texts, options, out)
         return
     if out is None:
         _print_reading(reading, sae, options.top)
@@ -83,7 +85,7 @@ def _run_monitors(live: LiveModel, sae: Dictionary, text: str, options: Namespac
     counts, n_texts = dict.fromkeys((monitor.name for monitor in monitors), 0), 0
     in_rows = Path(options.file).suffix.lower() in ENDINGS
     for name, part in texts_of(Path(options.file).expanduser(), text):
-        verdicts = judged(live, monitors, part, chat=options.chat, most=MAX_CHARACTERS)
+        verdicts = judged(live, monitors, part, chat=options.chat, shows_progress=not in_rows)
         print_verdicts(name, verdicts, as_json=options.json, only_flagged=in_rows)
         n_texts += 1
         for verdict in verdicts:
@@ -110,7 +112,11 @@ def _parser() -> Parser:
         help="Say what the monitors or the probe of this file flag, instead; of a .jsonl or .csv, row by row.",
     )
     add("--json", action="store_true", help="Write what the monitors say as JSON, one text a line.")
-    add("--out", metavar="FILE", help="Write every firing as .csv or .json, or a page as .html, instead.")
+    add(
+        "--out",
+        metavar="FILE",
+        help="Write every firing, or with --against every latent that differs, to a .csv, .json or .html file.",
+    )
     return parser
 
 
@@ -140,8 +146,7 @@ def _target(name: str) -> Path:
 def _print_reading(reading: Reading, sae: Dictionary, top: int) -> None:
     summary = reading.summary()
     n_windows = f" in {reading.n_windows} windows" if reading.n_windows > 1 else ""
-    left_out = f"; the last {count_text(reading.n_dropped)} were left out" if reading.n_dropped else ""
-    print(f"{count_text(len(reading.pieces))} tokens{n_windows}{left_out}; {count_text(len(summary))} latents fire\n")
+    print(f"{count_text(len(reading.pieces))} tokens{n_windows}; {count_text(len(summary))} latents fire\n")
     labels = sae.labels([row["latent"] for row in summary[:top]])
     for row, label in zip(summary[:top], labels, strict=True):
         _print_latent(reading, row, label)
@@ -158,18 +163,18 @@ def _print_latent(reading: Reading, row: dict[str, Any], label: str) -> None:
     print(f"        {visible(before)}«{visible(pieces[peak])}»{visible(after)}")
 
 
-def _print_difference(sae: Dictionary, readings: tuple[Reading, Reading], options: Namespace) -> None:
-    difference = difference_of(sae, *readings)
-    n = {side: count_text(difference[f"n_{side}"]) for side in ("first", "second", "both")}
-    print(
-        f"{n['first']} latents fire in {options.file} only, {n['second']} in {options.against} only, "
-        f"{n['both']} in both\n"
-    )
-    for side, name, reading in zip(("first", "second"), (options.file, options.against), readings, strict=True):
-        summary = {row["latent"]: row for row in reading.summary()}
-        other = "second" if side == "first" else "first"
-        rows = [row for row in difference["rows"] if row[side] is not None and row[other] is None]
-        print(f"fires in {name}, not in the other:" if rows else f"nothing that fires in {name} alone stands out")
+def _print_difference(texts: TextDifferences, options: Namespace, out: Path | None) -> None:
+    """Prints how many latents fire in one of two texts, and which, unless they were written to a file."""
+    names = options.file, options.against
+    n = {where: count_text(texts.count(where)) for where in (*SIDES, "both")}
+    counts = f"{n['first']} latents fire in {names[0]} only, {n['second']} in {names[1]} only, {n['both']} in both"
+    if out is not None:
+        print(f"{out}: {counts}")
+        return
+    print(f"{counts}\n")
+    for side, name, reading in zip(SIDES, names, texts.readings, strict=True):
+        rows = [row for row in texts.latents if row.fires_in == side]
+        print(f"fires in {name}, not in the other:" if rows else f"nothing fires in {name} alone")
         for row in rows[: options.top]:
-            _print_latent(reading, summary[row["latent"]], row["label"])
+            _print_latent(reading, row.first or row.second or {}, row.label)
         print()

@@ -31,6 +31,8 @@ class Firings:
     """float32 [n]: the activation, raw."""
     n_tokens: int
     """Tokens that were read, silent ones included."""
+    n_dropped: int = 0
+    """Tokens at the text's end that nothing read."""
 
     def of(self, latent: int) -> tuple[Array, Array]:
         """(positions, values) of one latent."""

@@ -19,12 +19,13 @@ from typing import Any
 import numpy as np
 
 from monosemy.errors import UserError, unknown
-from monosemy.support.numbers import counted_text
+from monosemy.support.numbers import count_text, counted_text
 from monosemy.support.text_input import replace_halves
 
 MAX_BYTES = 1_000_000_000
 MAX_TEXTS = 50_000
 MAX_CHARACTERS = 60_000
+"""Of a text from which a probe is trained."""
 MIN_OF_LABEL = 10
 """Texts that each label needs: with fewer, an AUROC on held-out ones says nothing."""
 _OPPOSITES = (("true", "false"), ("1", "0"), ("yes", "no"), ("positive", "negative"), ("pos", "neg"))
@@ -76,7 +77,7 @@ def read_labelled(path: Path, columns: Columns, positive: str = "") -> LabelledT
                 raise unknown(
                     f"column of {kind}s in row {number} of {path}", column, list(row), fix=f"give --{kind}-column"
                 )
-        texts.append(_text(row[columns.text], number, path))
+        texts.append(_text(row[columns.text], number, path, most_characters=MAX_CHARACTERS))
         labels.append(_label(row[columns.label], number, path))
         groups.append(str(row[group_column]) if group_column else "")
         if len(texts) > MAX_TEXTS:
@@ -105,12 +106,12 @@ def read_labelled(path: Path, columns: Columns, positive: str = "") -> LabelledT
     )
 
 
-def read_texts(path: Path, column: str) -> Iterator[tuple[int, str]]:
+def read_texts(path: Path, column: str, *, most_characters: int = MAX_CHARACTERS) -> Iterator[tuple[int, str]]:
     """(number from 1, text) of every row of a file, without labels. Raises UserError, naming the row."""
     for number, row in _rows(path):
         if column not in row:
             raise unknown(f"column of texts in row {number} of {path}", column, list(row), fix="name it text")
-        yield number, _text(row[column], number, path)
+        yield number, _text(row[column], number, path, most_characters=most_characters)
 
 
 def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -141,7 +142,7 @@ def _json_rows(content: str, path: Path) -> Iterator[tuple[int, dict[str, Any]]]
 
 def _table_rows(content: str, path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
-    csv.field_size_limit(max(MAX_CHARACTERS * 4, csv.field_size_limit()))
+    csv.field_size_limit(max(len(content), csv.field_size_limit()))
     reader = csv.DictReader(io.StringIO(content, newline=""), delimiter=delimiter, strict=True)
     try:
         for number, row in enumerate(reader, start=1):
@@ -152,12 +153,13 @@ def _table_rows(content: str, path: Path) -> Iterator[tuple[int, dict[str, Any]]
         raise UserError(f"{path} is no CSV that can be read ({error}); quote texts with commas or line ends") from None
 
 
-def _text(value: Any, number: int, path: Path) -> str:
+def _text(value: Any, number: int, path: Path, *, most_characters: int) -> str:
     if not isinstance(value, str) or not value.strip():
         raise UserError(f"row {number} of {path} has no text, got {str(value)[:40]!r}; write some or leave it out")
-    if len(value) > MAX_CHARACTERS:
+    if len(value) > most_characters:
         raise UserError(
-            f"the text in row {number} of {path} has {len(value)} characters, a probe takes {MAX_CHARACTERS}; cut it"
+            f"the text in row {number} of {path} has {count_text(len(value))} characters; at most "
+            f"{count_text(most_characters)} are taken: cut it in two"
         )
     return replace_halves(value)
 

@@ -88,6 +88,7 @@ class Monitor:
             latent=self.latent,
             position=None if peak is None else int(positions[peak]),
             n_tokens=int(over.sum()),
+            n_dropped=firings.n_dropped,
         )
 
     def _probe_verdict(self, firings: Firings, probe: Probe) -> Verdict:
@@ -104,6 +105,7 @@ class Monitor:
             flagged=score >= self.threshold,
             latent=latent if contributions[latent] > 0 else None,
             position=int(positions[values.argmax()]) if contributions[latent] > 0 and len(values) else None,
+            n_dropped=firings.n_dropped,
         )
 
 
@@ -126,6 +128,8 @@ class Verdict:
     """The token at which that latent is strongest, counted from the text's first; None where it is silent."""
     n_tokens: int | None = None
     """Tokens on which a latent reaches the threshold; None for a probe."""
+    n_dropped: int = 0
+    """Tokens at the text's end that were not read, of which the verdict says nothing."""
 
     def to_json(self, pieces: Sequence[str] = ()) -> dict[str, Any]:
         """Its values, with the text of the token at `position`."""

@@ -246,4 +246,10 @@ class _Answering:
         keep &= ~np.isnan(values).any(1)
         position, column = np.nonzero(np.where(keep[:, None], np.nan_to_num(values), 0) > 0)
         latents = np.array(reader.latents, np.int64)[column]
-        return Firings(position, latents, values[position, column].astype(np.float32), int(keep.sum()))
+        return Firings(
+            position,
+            latents,
+            values[position, column].astype(np.float32),
+            int(keep.sum()),
+            n_dropped=len(ids) - len(values),
+        )

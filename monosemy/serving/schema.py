@@ -135,6 +135,8 @@ class MonitorVerdict(Wire):
     """The token at which that latent is strongest, counted from the start of the prompt or of the answer."""
     n_tokens: int | None
     """Tokens on which a latent reaches its threshold; null for a probe."""
+    n_dropped: int
+    """Tokens at the end that were not read: the last one of an answer that fills the model's context."""
     token: str | None
     """The text of that token."""
 

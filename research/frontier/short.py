@@ -43,14 +43,14 @@ UNREAD = tuple(
 FVU, LOSS = "fvu_ratio_minus_1", "delta_loss_difference"
 
 
-def at(site: Site, asked: str) -> dict[str, Mapping[str, Any]]:
+def at(site: Site, l0: str) -> dict[str, Mapping[str, Any]]:
     """The points of one asked L0, by architecture."""
-    return {point["architecture"]: point for point in site["points"] if point["asked"] == float(asked)}
+    return {point["architecture"]: point for point in site["points"] if point["asked"] == float(l0)}
 
 
-def sign(site: Site, asked: str, measure: str, pair: tuple[str, str]) -> int:
+def sign(site: Site, l0: str, measure: str, pair: tuple[str, str]) -> int:
     """−1 where the first is clearly lower than the second, 1 where it is clearly higher, else 0."""
-    for row in site["paired"][asked][measure]:
+    for row in site["paired"][l0][measure]:
         first, second, _, low, high = oriented(row, measure == FVU)
         if {first, second} == set(pair):
             clear = -1 if high < 0 else int(low > 0)
@@ -58,8 +58,8 @@ def sign(site: Site, asked: str, measure: str, pair: tuple[str, str]) -> int:
     raise KeyError(pair)
 
 
-def beats_controls(site: Site, asked: str) -> bool:
-    points = at(site, asked)
+def beats_controls(site: Site, l0: str) -> bool:
+    points = at(site, l0)
     return all(
         point[measure]["interval"][1] < points[control][measure]["interval"][0]
         for measure in ("fvu", "delta_loss")
@@ -69,43 +69,43 @@ def beats_controls(site: Site, asked: str) -> bool:
     )
 
 
-def relu_is_worst(site: Site, asked: str, measure: str) -> bool:
-    return all(sign(site, asked, measure, ("relu", name)) > 0 for name in (*AHEAD, "topk"))
+def relu_is_worst(site: Site, l0: str, measure: str) -> bool:
+    return all(sign(site, l0, measure, ("relu", name)) > 0 for name in (*AHEAD, "topk"))
 
 
-def only_relu_shrinks(site: Site, asked: str) -> bool:
-    own = {name: point["gamma"]["mean"] for name, point in at(site, asked).items() if name not in NAMES}
+def only_relu_shrinks(site: Site, l0: str) -> bool:
+    own = {name: point["gamma"]["mean"] for name, point in at(site, l0).items() if name not in NAMES}
     return {name for name, gamma in own.items() if gamma < SHRINKS_BELOW} == {"relu"}
 
 
-def ahead_of_topk(site: Site, asked: str, measure: str) -> bool:
-    return all(sign(site, asked, measure, (name, "topk")) < 0 for name in AHEAD)
+def ahead_of_topk(site: Site, l0: str, measure: str) -> bool:
+    return all(sign(site, l0, measure, (name, "topk")) < 0 for name in AHEAD)
 
 
-def batch_topk_is_best(site: Site, asked: str) -> bool:
-    return all(sign(site, asked, FVU, ("batch_topk", name)) < 0 for name in ("jumprelu", "gated"))
+def batch_topk_is_best(site: Site, l0: str) -> bool:
+    return all(sign(site, l0, FVU, ("batch_topk", name)) < 0 for name in ("jumprelu", "gated"))
 
 
-def losses_not_apart(site: Site, asked: str) -> bool:
-    return all(sign(site, asked, LOSS, pair) == 0 for pair in combinations(AHEAD, 2))
+def losses_not_apart(site: Site, l0: str) -> bool:
+    return all(sign(site, l0, LOSS, pair) == 0 for pair in combinations(AHEAD, 2))
 
 
-def hardly_any_dead(site: Site, asked: str) -> bool:
-    return all(p["dead_fraction"]["mean"] <= FEW_DEAD for name, p in at(site, asked).items() if name not in NAMES)
+def hardly_any_dead(site: Site, l0: str) -> bool:
+    return all(p["dead_fraction"]["mean"] <= FEW_DEAD for name, p in at(site, l0).items() if name not in NAMES)
 
 
-def jumprelu_has_fewest_common(site: Site, asked: str) -> bool:
-    common_shares = {n: p["over_10pct_fraction"]["mean"] for n, p in at(site, asked).items() if n not in NAMES}
+def jumprelu_has_fewest_common(site: Site, l0: str) -> bool:
+    common_shares = {n: p["over_10pct_fraction"]["mean"] for n, p in at(site, l0).items() if n not in NAMES}
     return all(common_shares["jumprelu"] < share for name, share in common_shares.items() if name != "jumprelu")
 
 
 STATEMENTS: Mapping[str, Callable[[Site, str], bool]] = {
     "every architecture is ahead of both controls, in FVU and Δ loss": beats_controls,
-    "ReLU+L1 has the highest FVU": lambda site, asked: relu_is_worst(site, asked, FVU),
-    "ReLU+L1 has the highest Δ loss": lambda site, asked: relu_is_worst(site, asked, LOSS),
+    "ReLU+L1 has the highest FVU": lambda site, l0: relu_is_worst(site, l0, FVU),
+    "ReLU+L1 has the highest Δ loss": lambda site, l0: relu_is_worst(site, l0, LOSS),
     "ReLU+L1 alone shrinks (γ below .99)": only_relu_shrinks,
-    "JumpReLU, BatchTopK and Gated have a lower FVU than TopK": lambda site, asked: ahead_of_topk(site, asked, FVU),
-    "the same of Δ loss": lambda site, asked: ahead_of_topk(site, asked, LOSS),
+    "JumpReLU, BatchTopK and Gated have a lower FVU than TopK": lambda site, l0: ahead_of_topk(site, l0, FVU),
+    "the same of Δ loss": lambda site, l0: ahead_of_topk(site, l0, LOSS),
     "BatchTopK has the lowest FVU of these three": batch_topk_is_best,
     "in Δ loss these three can't be told apart": losses_not_apart,
     "hardly any latent is dead (at most .2%)": hardly_any_dead,
@@ -116,7 +116,7 @@ STATEMENTS: Mapping[str, Callable[[Site, str], bool]] = {
 
 def holds(site: Site) -> dict[str, list[str]]:
     """The asked L0s at which each statement holds."""
-    return {name: [asked for asked in site["paired"] if rule(site, asked)] for name, rule in STATEMENTS.items()}
+    return {name: [l0 for l0 in site["paired"] if rule(site, l0)] for name, rule in STATEMENTS.items()}
 
 
 def main() -> None:

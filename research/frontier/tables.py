@@ -40,8 +40,8 @@ def statements(long: Record, demo: Record) -> str:
     return markdown(["", "longer runs", "the demo"], rows)
 
 
-def where(levels: list[str], asked: Record) -> str:
-    if len(levels) == len(asked):
+def where(levels: list[str], levels_of_study: Record) -> str:
+    if len(levels) == len(levels_of_study):
         return "yes"
     return f"at L0 {', '.join(levels)} only" if levels else "no"
 

@@ -104,19 +104,20 @@ def measured(study: Study, transcoders: Path, n_loss_tokens: int) -> list[dict[s
         dictionaries[entry.name] = PairOfMlp(loaded, source)
         described[entry.name] = {"kind": "pair", "lambda": entry.coef, "l0": entry.l0, "seed": entry.seed}
         described[entry.name] |= ties(pair_strengths(loaded, validation), validation.documents)
-    for folder in sorted((RunFiles(transcoders).saes / site).glob("transcoder_*")):
-        transcoder = load_sae(folder)
+    saved = [sae for sae in RunFiles(transcoders).saes() if sae.site == site and sae.name.startswith("transcoder_")]
+    for sae in saved:
+        transcoder = load_sae(sae.folder)
         kind = f"{transcoder.config.architecture} transcoder"
-        dictionaries[folder.name] = transcoder
-        described[folder.name] = {"kind": kind, "l0": transcoder.config.l0, "seed": transcoder.config.seed}
-        described[folder.name] |= ties(transcoder_strengths(transcoder, validation, scale), validation.documents)
+        dictionaries[sae.name] = transcoder
+        described[sae.name] = {"kind": kind, "l0": transcoder.config.l0, "seed": transcoder.config.seed}
+        described[sae.name] |= ties(transcoder_strengths(transcoder, validation, scale), validation.documents)
     tokens, documents, keep = loss_tokens(study.prepared, n_loss_tokens)
     losses = evaluate_model_loss(
         study.prepared.model,
         site,
         dictionaries,
         tokens,
-        keep,
+        keep=keep,
         attention_mask=torch.ones_like(tokens),
         documents=documents,
     ).records

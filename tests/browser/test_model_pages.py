@@ -162,6 +162,12 @@ def test_two_texts_and_a_transcript_are_told_apart(server, new_page):
     page.get_by_role("button", name="Compare the texts").click()
     only = page.get_by_role("region", name="Differences, table").locator("tbody tr")
     expect(only.first).to_contain_text("silent", timeout=120_000)
+    page.get_by_role("textbox", name="Your text").fill("Another text.")  # what is saved are the texts that were read
+    with page.expect_download() as download:
+        page.get_by_role("button", name="JSON").click()
+    differences = json.loads(Path(download.value.path()).read_text(encoding="utf-8"))
+    assert "".join(differences["texts"]["first"]["tokens"]).endswith("The king lived in Paris.")
+    assert {row["fires_in"] for row in differences["latents"]} == {"first", "second", "both"}
 
     page.goto(f"{server.address}/search/{SITE}/{NAME}?mode=text&chat=1")
     page.get_by_role("textbox", name="Your text").fill("User: Who are you?\nAssistant: A model.")

@@ -173,7 +173,7 @@ def _steering_page() -> Iterator[str]:
 
 
 def _browser_page() -> Iterator[str]:
-    from monosemy.app import connections, lists, live
+    from monosemy.app import connections, lists, live, text_scope
 
     browser = records_of("speed")["browser"]
     limits = browser["limits_ms"]
@@ -185,9 +185,10 @@ def _browser_page() -> Iterator[str]:
         f"{100 * success['mean']:.0f}% [{low}, {high}], of random latents in {100 * by_chance:.0f}%"
     )
     yield (
-        f"texts above {live.MAX_TEXT:,} characters, answers above {live.MAX_NEW_TOKENS} tokens and more than "
+        f"texts above {text_scope.MAX_TEXT:,} characters, answers above {live.MAX_NEW_TOKENS} tokens and more than "
         f"{live.MAX_EDITS} edited latents are refused"
     )
+    yield f"The pages read {text_scope.MAX_TOKENS:,} tokens of a text"
     yield f"more than {connections.MAX_CONNECTIONS} connections at a time"
     yield f"Words that more than {lists.BROAD:,} labels have"
     yield f"a database of {browser['latents']:,} synthetic latents"

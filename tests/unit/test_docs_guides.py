@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import functools
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,17 @@ COMMAND = re.compile(r"(?:^|&& |bin/)monosemy ([a-z][\w-]*)(.*)", re.MULTILINE)
 def flags_of():
     """A function from the words of a command to the flags that its parser knows."""
     return functools.cache(flags_of_command)
+
+
+def test_the_docs_say_how_every_extra_is_installed():
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    page, of_developers = (DOCS / "own-model.md").read_text(encoding="utf-8"), {"dev", "browser-tests", "docs"}
+    assert set(re.findall(r"pip install 'monosemy\[([\w-]+)\]'", page)) == set(extras) - of_developers
+    assert all(f"`{name}`" in page for name in of_developers)
+
+
+def test_the_readme_is_short():
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 120
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)

@@ -10,6 +10,7 @@ import pytest
 from monosemy import cli
 from monosemy.circuits.jacobian.commands import SUBCOMMANDS
 from monosemy.ranges import Range
+from monosemy.rooms import PURPOSES
 from monosemy.support.arguments import Parser, amount, real, whole
 
 WITHOUT_PARSER = {"jacobian"}
@@ -75,6 +76,34 @@ def test_placeholders_are_choices_numbers_or_names_in_capitals(command):
     for action in parser._actions:
         if action.choices:
             assert "|".join(action.choices) in "\n".join(lines)
+
+
+def test_the_commands_stand_in_groups_of_what_one_wants(capsys):
+    cli.main(["--help"])
+    usage, *blocks, end = capsys.readouterr().out.strip().split("\n\n")
+    assert (usage, end.startswith("monosemy COMMAND --help tells more")) == ("usage: monosemy COMMAND …", True)
+    groups = {title: [line.split()[0] for line in lines] for title, *lines in map(str.splitlines, blocks)}
+    assert list(groups) == [purpose for purpose in PURPOSES if purpose in groups]
+    assert sorted(name for names in groups.values() for name in names) == sorted(cli.commands())
+    assert groups["start"] == ["try", "demo"]
+    assert {"steer", "bias", "serve"} <= set(groups["steer"])
+    assert {"browse", "trace", "features"} <= set(groups["read latents"])
+    assert len(groups) >= 6
+
+
+@pytest.mark.parametrize("name", ["try", "demo", "plan"])
+def test_help_shows_the_flags_most_want_and_help_all_the_rest(name, capsys):
+    texts = []
+    for flag in ("--help", "--help-all"):
+        with pytest.raises(SystemExit) as ended:
+            cli.main([name, flag])
+        assert ended.value.code == 0
+        texts.append(capsys.readouterr().out)
+    brief, whole = (
+        {line.split()[0].rstrip(",") for line in text.splitlines() if line.startswith("  -")} for text in texts
+    )
+    assert {"--run", "--tokens", "--l0", "--help-all"} < brief < whole
+    assert 3 * len(texts[0].splitlines()) < len(texts[1].splitlines())
 
 
 def test_every_summary_asks_for_something():

@@ -30,11 +30,13 @@ class DifferenceBody(Body):
 
 
 class EvidenceBody(Body):
-    """`POST …/evidence`: a text, and the file that is asked for; answers the file itself."""
+    """`POST …/evidence`: a text, or two, and the file that is asked for; answers the file itself."""
 
     text: str
     format: str
     """csv, json or html."""
+    other: str | None = None
+    """A second text: the file then has every latent that fires in either, and what differs."""
     chat: bool = False
 
 
@@ -150,3 +152,6 @@ class TextDifference(Wire):
     """Latents that fire in the first text only."""
     n_second: int
     n_both: int
+    n_dropped_first: int
+    """Tokens left out at the end of the first text, if it is very long."""
+    n_dropped_second: int

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from app_cases import LIVE_NAME, LIVE_SITE, model_run
 
 from monosemy.app.catalogue import Catalogue
 from monosemy.app.live import LiveModel, read_text
+from monosemy.app.monitored import firings_of, monitors_of, print_verdicts, texts_of
 from monosemy.app.pooled import pool_texts
 from monosemy.app.probe_command import run_probe
+from monosemy.app.text_scope import JUDGED, MAX_TOKENS
 from monosemy.app.trace_command import run_trace
 from monosemy.errors import UserError
+from monosemy.monitors.labelled import MAX_CHARACTERS, Columns, read_labelled
 from monosemy.monitors.monitor import read_monitors
 
 LABEL = f"{LIVE_SITE}/{LIVE_NAME}"
@@ -113,6 +118,71 @@ def test_trace_judges_a_text_by_a_latents_threshold(
         (tmp_path / "m.json").write_text(json.dumps(document))
         run_trace([str(run), str(text), "--monitor", str(tmp_path / "m.json")])
         assert f"{text}: {word} latent {latent}" in capsys.readouterr().out
+
+
+LATE = 20_000
+"""Tokens before the one that a monitor is to find: more than the pages read of a text."""
+
+
+@pytest.fixture(scope="module")
+def late(run: Path, live: LiveModel) -> tuple[Path, Path, int]:
+    """(text, monitor's file, its latent): the latent is active enough at the end of the text, and not before."""
+    before, whole = (activations(live, text) for text in ("a" * 150, "a" * 150 + "Zebra"))
+    latent = max(whole, key=lambda i: whole[i] / max(before.get(i, 0.0), 1e-6))
+    assert whole[latent] > 1.1 * before.get(latent, 0.0)
+    threshold = (whole[latent] + before.get(latent, 0.0)) / 2
+    (run / "late.txt").write_text("a" * LATE + "Zebra")
+    document = {"format": "monosemy-monitor", "version": 1, "monitors": [{"latent": latent, "threshold": threshold}]}
+    (run / "late.json").write_text(json.dumps(document))
+    return run / "late.txt", run / "late.json", latent
+
+
+def test_a_monitor_reads_a_text_to_its_end(run: Path, late: tuple[Path, Path, int], capsys: pytest.CaptureFixture[str]):
+    text, monitors, latent = late
+    run_trace([str(run), str(text), "--monitor", str(monitors), "--json"])
+    judgement = json.loads(capsys.readouterr().out)
+    (verdict,) = judgement["monitors"]
+    assert (verdict["latent"], verdict["flagged"], verdict["n_dropped"]) == (latent, True, 0)
+    assert LATE <= verdict["position"] <= LATE + 5
+    assert judgement["flags"] == [f"latent {latent}"]
+    rows = run / "late.jsonl"
+    rows.write_text("\n".join(json.dumps({"text": row}) for row in ("short", text.read_text())))
+    run_trace([str(run), str(rows), "--monitor", str(monitors)])
+    assert capsys.readouterr().out.splitlines()[-1] == f"flagged of 2 texts: latent {latent} 1"
+
+
+def test_rows_may_be_longer_than_those_of_a_probe(tmp_path: Path):
+    rows = tmp_path / "long.jsonl"
+    rows.write_text(json.dumps({"text": "a" * (MAX_CHARACTERS + 1), "label": 1}))
+    assert [len(text) for _, text in texts_of(rows, "")] == [MAX_CHARACTERS + 1]
+    with pytest.raises(UserError, match="at most 60,000 are taken: cut it in two"):
+        read_labelled(rows, Columns(), "")
+
+
+def test_a_verdict_says_what_was_not_read(
+    run: Path, live: LiveModel, late: tuple[Path, Path, int], capsys: pytest.CaptureFixture[str]
+):
+    """As where a reader has a limit: the pages do."""
+    text, path, _ = late
+    (monitor,) = monitors_of(live.catalogue, live.catalogue.sae(LIVE_SITE, LIVE_NAME), [path])
+    reading = read_text(live, live.catalogue.sae(LIVE_SITE, LIVE_NAME), text.read_text())
+    assert reading.n_dropped == LATE + 5 - MAX_TOKENS
+    verdict = monitor.verdict(firings_of(reading)).to_json(reading.pieces)
+    assert (verdict["flagged"], verdict["n_dropped"]) == (False, reading.n_dropped)
+    print_verdicts("it", [verdict], as_json=False, only_flagged=False)
+    assert "; the last 3,621 tokens were not read" in capsys.readouterr().out
+
+
+def test_only_the_firings_of_watched_latents_are_kept(live: LiveModel):
+    sae, text = live.catalogue.sae(LIVE_SITE, LIVE_NAME), "In July, " * 20
+    whole = read_text(live, sae, text)
+    latents = np.unique(whole.latent)[::5].tolist()
+    reading = read_text(live, sae, text, scope=replace(JUDGED, latents=latents))
+    own = np.isin(whole.latent, latents)
+    assert 0 < own.sum() < len(own)
+    for name in ("position", "latent", "value"):
+        assert (getattr(reading, name) == getattr(whole, name)[own]).all()
+    assert (reading.is_read == whole.is_read).all()
 
 
 @pytest.mark.parametrize(

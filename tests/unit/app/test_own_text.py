@@ -155,6 +155,11 @@ def test_two_texts_are_compared_both_ways(run: Path):
         assert [row["first"] for row in answer["rows"]] == [row["second"] for row in back["rows"]]
         same = server.send("POST", f"{BASE}/text-difference", {"text": "In July", "other": "In July"})
         assert same["n_first"] == same["n_second"] == 0
+        assert (answer["n_dropped_first"], answer["n_dropped_second"]) == (0, 0)
+        body = {"text": "In July", "other": "In May", "format": "json"}
+        status, headers, content = server.ask("POST", f"{BASE}/evidence", body)
+        assert (status, headers["content-type"]) == (200, "application/json")
+        assert [row["latent"] for row in json.loads(content)["latents"]] == [row["latent"] for row in answer["rows"]]
 
 
 def test_the_evidence_holds_every_firing_in_each_format(live: LiveModel):
@@ -240,7 +245,7 @@ def test_bad_input_is_refused_before_the_model_is_loaded(run: Path, tmp_path: Pa
         ([str(tmp_path / "none.txt")], "cannot read"),
         ([str(tmp_path / "bad.txt")], "UTF-8"),
         ([str(text), "--out", str(tmp_path / "x.pdf")], r"\.csv, \.json, \.html"),
-        ([str(text), "--out", str(tmp_path / "x.csv"), "--against", str(text)], "give one of them"),
+        ([str(text), "--out", str(tmp_path / "x.pdf"), "--against", str(text)], r"\.csv, \.json, \.html"),
         ([str(text), "--out", str(tmp_path / "x.csv"), "--sae", "nothing"], "nothing"),
     ):
         with pytest.raises(UserError, match=reason):

@@ -67,7 +67,10 @@ def test_a_label_of_several_is_told_from_all_others(tmp_path: Path):
         ([*texts(30), {"text": "", "label": 1}], "row 31 .* has no text"),
         ([*texts(30), {"text": 5, "label": 1}], "row 31 .* has no text"),
         ([*texts(30), {"text": "x", "label": None}], "row 31 .* has no label"),
-        ([*texts(30), {"text": "x" * 60_001, "label": 1}], "in row 31 .* has 60001 characters, a probe takes 60000"),
+        (
+            [*texts(30), {"text": "x" * 60_001, "label": 1}],
+            "in row 31 .* has 60,001 characters; at most 60,000 are taken",
+        ),
         ([*texts(30), 5], "row 31 .* is no object"),
     ],
 )

@@ -127,11 +127,13 @@ export interface EvaluationRecord {
   [more: string]: unknown;
 }
 
-/** `POST …/evidence`: a text, and the file that is asked for; answers the file itself. */
+/** `POST …/evidence`: a text, or two, and the file that is asked for; answers the file itself. */
 export interface EvidenceBody {
   text: string;
   /** csv, json or html. */
   format: string;
+  /** A second text: the file then has every latent that fires in either, and what differs. */
+  other?: string | null;
   chat?: boolean;
 }
 
@@ -853,6 +855,9 @@ export interface TextDifference {
   n_first: number;
   n_second: number;
   n_both: number;
+  /** Tokens left out at the end of the first text, if it is very long. */
+  n_dropped_first: number;
+  n_dropped_second: number;
 }
 
 /** `POST …/text`: the SAE's code of the user's own text. */

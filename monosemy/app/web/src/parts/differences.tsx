@@ -1,9 +1,10 @@
 /** Two texts: the latents that fire in one and not in the other, and those of both that are stronger in one. */
 import { useState } from "preact/hooks";
-import type { SaeEntry, TextDifference } from "../api";
+import type { DifferenceBody, SaeEntry, TextDifference } from "../api";
 import { count, num, oneIn } from "../format";
 import { to } from "../router";
 import { Choice, Named } from "./bits";
+import { Save } from "./save";
 
 type Row = TextDifference["rows"][number];
 type View = "first" | "second" | "both";
@@ -14,7 +15,16 @@ const belongs: Record<View, (row: Row) => boolean> = {
   both: (row) => row.first !== null && row.second !== null,
 };
 
-export function Differences({ difference, sae }: { difference: TextDifference; sae: SaeEntry }) {
+const leftOut = (name: string, n: number) => (n > 0 ? ` The last ${count(n)} tokens of the ${name} text were left out.` : "");
+
+interface DifferencesProps {
+  difference: TextDifference;
+  sae: SaeEntry;
+  /** The two texts, as they were read. */
+  body: DifferenceBody;
+}
+
+export function Differences({ difference, sae, body }: DifferencesProps) {
   const [view, setView] = useState<View>("first");
   const rows = difference.rows.filter(belongs[view]);
   const total = { first: difference.n_first, second: difference.n_second, both: difference.n_both }[view];
@@ -33,7 +43,10 @@ export function Differences({ difference, sae }: { difference: TextDifference; s
       />
       <p class="small muted" role="status">
         {rows.length < total ? `The ${count(rows.length)} largest differences of ${count(total)}` : `${count(total)} ${total === 1 ? "latent" : "latents"}`}; the largest first, by how unusual the activation is for its latent.
+        {leftOut("first", difference.n_dropped_first)}
+        {leftOut("second", difference.n_dropped_second)}
       </p>
+      <Save name="the differences" sae={sae} body={body} />
       <div class="scroll" tabIndex={0} role="region" aria-label="Differences, table">
         <table>
           <thead>

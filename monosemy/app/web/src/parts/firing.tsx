@@ -1,11 +1,10 @@
 /** Which latents fire in a text: token by token, the most unusual first, by role in a chat, and as a file. */
 import { useState } from "preact/hooks";
-import { api } from "../api";
 import type { SaeEntry, TextResult } from "../api";
 import { count, num, oneIn } from "../format";
 import { to } from "../router";
-import { sentence } from "../state";
-import { Choice, Message, Named, Pager } from "./bits";
+import { Choice, Named, Pager } from "./bits";
+import { Save } from "./save";
 import { Term } from "./term";
 import { quoted, shade } from "./tokens";
 
@@ -68,7 +67,7 @@ export function Firing({ result, sae, body }: { result: TextResult; sae: SaeEntr
         {result.n_windows > 1 && ` Read in ${count(result.n_windows)} windows that overlap.`}
         {result.n_dropped > 0 && ` The last ${count(result.n_dropped)} tokens were left out.`}
       </p>
-      <Save sae={sae} body={body} />
+      <Save name="the evidence" sae={sae} body={body} />
       <Table result={result} sae={sae} at={at} role={role} onPoint={setLatent} />
     </div>
   );
@@ -118,37 +117,5 @@ function Peak({ result, row }: { result: TextResult; row: TextResult["summary"][
       </td>
       <td class="n">{row.n_tokens}</td>
     </>
-  );
-}
-
-/** The evidence as a file: every firing with its label and how unusual it is. */
-function Save({ sae, body }: { sae: SaeEntry; body: Body }) {
-  const [error, setError] = useState<string | null>(null);
-  const [busy, setBusy] = useState("");
-  const save = async (format: string) => {
-    setBusy(format);
-    setError(null);
-    try {
-      const address = URL.createObjectURL(await api.evidence(sae.site, sae.name, { ...body, format }));
-      const link = document.createElement("a");
-      link.href = address;
-      link.download = `evidence.${format}`;
-      link.click();
-      setTimeout(() => URL.revokeObjectURL(address), 10_000);
-    } catch (reason) {
-      setError(sentence(reason));
-    }
-    setBusy("");
-  };
-  return (
-    <div class="row small">
-      <span class="muted">Save the evidence:</span>
-      {["csv", "json", "html"].map((format) => (
-        <button type="button" key={format} disabled={busy !== ""} onClick={() => void save(format)}>
-          {format.toUpperCase()}
-        </button>
-      ))}
-      {error && <Message bad>{error}</Message>}
-    </div>
   );
 }

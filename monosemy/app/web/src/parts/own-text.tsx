@@ -1,7 +1,7 @@
 /** The reader's own text, read by the model: one latent's trace, which latents fire at each token, or two texts compared. */
 import { useState } from "preact/hooks";
 import { api } from "../api";
-import type { SaeEntry, TextDifference, TextResult } from "../api";
+import type { DifferenceBody, SaeEntry, TextDifference, TextResult } from "../api";
 import { count, num } from "../format";
 import { setQuery, useRoute } from "../router";
 import { sentence, useShared } from "../state";
@@ -26,7 +26,7 @@ export function OwnText({ sae, latent, max, onResult }: OwnTextProps) {
   const [other, setOther] = useState<string | null>(query.get("other"));
   const chat = query.get("chat") === "1";
   const [result, setResult] = useState<TextResult | null>(null);
-  const [difference, setDifference] = useState<TextDifference | null>(null);
+  const [difference, setDifference] = useState<{ answer: TextDifference; body: DifferenceBody } | null>(null);
   const [tracedLatent, setTracedLatent] = useState(-1);
   const [error, setError] = useState<string | null>(null);
   const [busy, setBusy] = useState(false);
@@ -38,7 +38,8 @@ export function OwnText({ sae, latent, max, onResult }: OwnTextProps) {
     setQuery({ text: text.length < 2000 ? text : null, other: other && other.length < 2000 ? other : null });
     try {
       if (other?.trim() && latent === undefined) {
-        setDifference(await api.textDifference(sae.site, sae.name, { text, other, chat }));
+        const body = { text, other, chat };
+        setDifference({ answer: await api.textDifference(sae.site, sae.name, body), body });
         setResult(null);
       } else {
         setResult(await api.text(sae.site, sae.name, { text, top: 10, chat, ...(latent === undefined ? {} : { latent }) }));
@@ -102,7 +103,7 @@ export function OwnText({ sae, latent, max, onResult }: OwnTextProps) {
       </form>
       {error && <Message bad>{error}</Message>}
       {current && (latent === undefined ? <Firing result={current} sae={sae} body={{ text, chat }} /> : <Trace result={current} max={max ?? null} />)}
-      {difference && latent === undefined && <Differences difference={difference} sae={sae} />}
+      {difference && latent === undefined && <Differences difference={difference.answer} sae={sae} body={difference.body} />}
     </div>
   );
 }
