@@ -15,7 +15,7 @@ from __future__ import annotations
 import functools
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from types import ModuleType
 from typing import TypeVar
@@ -133,10 +133,12 @@ def _on_device(tensor: Tensor) -> AbstractContextManager[object]:
 def _run(name: str, deciding: Tensor, *arguments: object, **options: object) -> object:
     plain = [a.detach().contiguous() if isinstance(a, Tensor) else a for a in arguments]
     with torch.no_grad(), _on_device(deciding):
-        return _call(_backend(deciding), deciding.device, name, *plain, **options)
+        return _call(_backend(deciding), deciding.device, name, plain, **options)
 
 
-def _call(backend: ModuleType, device: torch.device, name: str, *arguments: object, **options: object) -> object:
+def _call(
+    backend: ModuleType, device: torch.device, name: str, arguments: Sequence[object], **options: object
+) -> object:
     """Runs a kernel of a backend; the reference's where a Triton kernel cannot be compiled or launched."""
     kernel: Callable[..., object] = getattr(backend, name)
     try:
@@ -157,7 +159,7 @@ def pre_activations(centred: Activations, W_enc: EncoderMatrix, b_enc: PerLatent
         return centred @ W_enc if b_enc is None else torch.addmm(b_enc, centred, W_enc)
 
 
-def _encode_fused(name: str, centred: Tensor, *arguments: object) -> object:
+def _encode_fused(name: str, centred: Tensor, arguments: Sequence[object]) -> object:
     """What a backend gives that selects while it multiplies; None where there is none, or it cannot be run."""
     backend = _backend(centred)
     kernel: Callable[..., object] | None = getattr(backend, name, None)
@@ -188,7 +190,7 @@ def encode_topk(
 ) -> tuple[Pattern, PerEntry]:
     """`select_topk` of π and its values there, [Z]."""
     k = min(k, W_enc.shape[1])
-    if fused := _encode_fused("encode_topk", centred, W_enc, b_enc, k):
+    if fused := _encode_fused("encode_topk", centred, (W_enc, b_enc, k)):
         return fused  # type: ignore[return-value]
     # The screen declines (None) where too much is selected for it to pay; the dense product gives the same selection.
     if (screen := _screen(centred, W_enc)) and (selected := screen.encode_topk(centred, W_enc, b_enc, k)):
@@ -202,7 +204,7 @@ def encode_above(
     centred: Activations, W_enc: EncoderMatrix, b_enc: PerLatent | None, threshold: PerLatent
 ) -> tuple[Pattern, PerEntry]:
     """`select_above` of π with thresholds [F] and its values there, [Z]."""
-    if fused := _encode_fused("encode_above", centred, W_enc, b_enc, threshold):
+    if fused := _encode_fused("encode_above", centred, (W_enc, b_enc, threshold)):
         return fused  # type: ignore[return-value]
     if (screen := _screen(centred, W_enc)) and (selected := screen.encode_above(centred, W_enc, b_enc, threshold)):
         return selected
@@ -216,7 +218,7 @@ def encode_batch_topk(
 ) -> tuple[Pattern, PerEntry, float]:
     """`select_batch_topk` of π, its values there [Z], and the smallest kept."""
     n_keep = min(n_keep, len(centred) * W_enc.shape[1])
-    if fused := _encode_fused("encode_batch_topk", centred, W_enc, b_enc, n_keep):
+    if fused := _encode_fused("encode_batch_topk", centred, (W_enc, b_enc, n_keep)):
         return fused  # type: ignore[return-value]
     if (screen := _screen(centred, W_enc)) and (selected := screen.encode_batch_topk(centred, W_enc, b_enc, n_keep)):
         return selected
@@ -256,7 +258,7 @@ def transpose(pattern: Pattern, n_latents: int) -> Columns:
     elif _wanted() == "triton" or (pattern.indices.is_cuda and _wanted() == "auto"):
         backend = _usable_triton(pattern.indices.device) or reference
     with _on_device(pattern.indices):
-        return _call(backend, pattern.indices.device, "transpose", pattern, n_latents)  # type: ignore[return-value]
+        return _call(backend, pattern.indices.device, "transpose", (pattern, n_latents))  # type: ignore[return-value]
 
 
 def accumulate(columns: Columns, values: PerEntry, inputs: Activations) -> DecoderMatrix:
@@ -286,4 +288,4 @@ def adam(
     if not tensors[1].is_contiguous():
         tensors[1] = tensors[1].contiguous()
     with torch.no_grad(), _on_device(parameter):
-        _call(_backend(parameter), parameter.device, "adam", *(t.detach() for t in tensors), options=options)
+        _call(_backend(parameter), parameter.device, "adam", [t.detach() for t in tensors], options=options)

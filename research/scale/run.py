@@ -124,8 +124,8 @@ def _sum_seconds(n_bytes: int) -> float:
     return statistics.median(seconds)
 
 
-def _started(rank: int, n_ranks: int, port: int, out: Path, sizes: Mapping[str, int]) -> None:
-    os.environ.update(MASTER_ADDR="localhost", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE=str(n_ranks))
+def _started(rank: int, port: int, out: Path, sizes: Mapping[str, int]) -> None:
+    os.environ.update(MASTER_ADDR="localhost", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE="2")
     torch.set_num_threads(1)
     messages(out, sizes)
 
@@ -146,7 +146,7 @@ def main(words: Sequence[str] | None = None) -> None:
     torch.set_num_threads(1)
     exchanged = arguments.out.with_suffix(".messages.json")
     sizes = DRY if arguments.dry else SMALL
-    torch.multiprocessing.spawn(_started, (2, _free_port(), exchanged, sizes), nprocs=2)
+    torch.multiprocessing.spawn(_started, (_free_port(), exchanged, sizes), nprocs=2)
     before = read_json(arguments.out) if arguments.out.exists() else {}
     record = {"messages": read_json(exchanged), **({"share": before["share"]} if "share" in before else {})}
     exchanged.unlink()
