@@ -39,6 +39,7 @@ def tables(records: Mapping[str, Record]) -> dict[str, str]:
         "errors": error_table(record["prompts"], record["n_layers"]),
         "stories": story_table(record["stories"]),
         "beside": beside_table(records["beside"]),
+        "ties": ties_table(records["ties"]),
     }
 
 

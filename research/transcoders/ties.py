@@ -27,6 +27,7 @@ from typing import Any
 
 import torch
 from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from torch import Tensor
 
 from monosemy.circuits.jacobian.latent_map import padded
@@ -198,8 +199,14 @@ def draw(record: Mapping[str, Any], folder: Path) -> None:
                 axes.plot(xs, ys, color=colour, marker=_MARKERS[number], linestyle="none", label=kind)
                 for row, x, y in zip(members, xs, ys, strict=True):
                     axes.plot([x, x], row["delta_loss_interval"], color=colour, linewidth=1)
-                    axes.annotate(point_name(row), (x, y), textcoords="offset points", xytext=(5, 4), fontsize=7)
+                    # Both kinds of transcoder stand close together at each L0: their labels on two sides.
+                    left = number == 1
+                    offset, side = ((-5, 5), "right") if left else ((5, 5), "left")
+                    axes.annotate(point_name(row), (x, y), offset, textcoords="offset points", ha=side, fontsize=7)
             axes.set_xscale("log")
+            axes.xaxis.set_major_locator(FixedLocator([4, 8, 16, 32, 64, 128]))
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axes.xaxis.set_minor_locator(NullLocator())
             axes.set_xlabel(f"{title}, per token")
         figure.axes[0].set_ylabel("Δ loss, nats per token")
         figure.axes[0].legend()
