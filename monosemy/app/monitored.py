@@ -15,7 +15,7 @@ import numpy as np
 
 from monosemy.app.catalogue import Catalogue, Dictionary
 from monosemy.app.live import LiveModel, read_text
-from monosemy.app.text_scope import JUDGED
+from monosemy.app.text_scope import JUDGED, TextScope
 from monosemy.monitors.firings import Firings
 from monosemy.monitors.labelled import ENDINGS, read_texts
 from monosemy.monitors.monitor import Monitor, WatchedSae, read_monitors, resolved
@@ -70,11 +70,16 @@ def judged(
     """What every monitor says of a whole text, as `serve` answers it. Raises UserError as `read_text` does."""
     readings = {}
     for label in dict.fromkeys(monitor.sae for monitor in monitors):
-        latents = sorted({latent for monitor in monitors if monitor.sae == label for latent in monitor.latents})
-        scope = replace(JUDGED, latents=latents, shows_progress=shows_progress)
+        scope = _scope([monitor for monitor in monitors if monitor.sae == label], shows_progress)
         readings[label] = read_text(live, live.catalogue.sae_of(label), text, chat=chat, scope=scope)
     firings = {label: firings_of(reading) for label, reading in readings.items()}
     return [monitor.verdict(firings[monitor.sae]).to_json(readings[monitor.sae].pieces) for monitor in monitors]
+
+
+def _scope(monitors: Sequence[Monitor], shows_progress: bool) -> TextScope:
+    """How a text is read for these monitors: all of it, and of the codes only the latents that they name."""
+    latents = sorted({latent for monitor in monitors for latent in monitor.latents})
+    return replace(JUDGED, latents=latents, shows_progress=shows_progress)
 
 
 def texts_of(path: Path, text: str) -> Iterator[tuple[str, str]]:

@@ -18,9 +18,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from monosemy.layout import RunFiles
-from monosemy.run import machine
-from monosemy.support.files import cache_folder, read_json
+from monosemy.run import machine, read_stages
+from monosemy.support.files import cache_folder
 from research.records import record_path, write_record
 from research.scale.tables import processes_table
 
@@ -63,7 +62,7 @@ def run_seconds(folder: Path, tokens: str, n_processes: int) -> dict[str, Any]:
     started = time.perf_counter()
     subprocess.run(command, check=True, env={**os.environ, "MONOSEMY_CACHE": str(cache.absolute())})
     whole = time.perf_counter() - started
-    stages = read_json(RunFiles(run).stages)["stages"]
+    stages = read_stages(run)
     ranks = stages["training"]["record"].get("seconds_of_processes", [stages["training"]["seconds"]])
     return {"whole": whole, **{stage: stages[stage]["seconds"] for stage in STAGES}, "ranks": ranks}
 
