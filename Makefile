@@ -20,7 +20,7 @@ ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 NUMBA_N
 # Threads that wait sleep: on a busy machine spinning ones cost several times as much.
 OFFLINE := OMP_WAIT_POLICY=passive HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 MONOSEMY_QUIET=1
 
-.PHONY: help setup demo test test-unit test-integration test-browser test-processors web notebooks docs check format bench clean clean-all
+.PHONY: help setup demo test test-unit test-integration test-browser test-processors test-wheel web notebooks docs check format bench clean clean-all
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/  make \1 \t\2/' | expand -t 26
@@ -44,7 +44,7 @@ demo: $(STAMP) ## 15 SAEs on one site of SmolLM2-135M, the first latents within 
 	$(BIN)/monosemy demo $(DEMO)
 
 test: test-unit test-integration ## the whole suite but for the browser's
-	@echo "left out: the pages in a real browser; run them with make test-browser"
+	@echo "left out: the pages in a real browser (make test-browser), a wheel in an empty environment (make test-wheel)"
 
 # The Triton kernels are tested in Triton's interpreter where there is no GPU. CUDA builds of torch bring their own
 # Triton; elsewhere it is needed for these tests alone.
@@ -85,6 +85,9 @@ $(VENV)/.browser: $(STAMP) requirements/browser.txt
 
 test-browser: $(STAMP) $(VENV)/.browser ## the pages in a real Chromium
 	$(OFFLINE) $(BIN)/python -m pytest tests/browser
+
+test-wheel: $(STAMP) ## a wheel in an empty environment: what it asks for, the first look, its pages (about three minutes)
+	$(OFFLINE) TORCH_INSTALL="$(TORCH_INSTALL)" $(BIN)/python -m pytest tests/wheel
 
 web: $(STAMP) ## builds the pages of monosemy browse again (needs Node 18 or later)
 	$(BIN)/python -m monosemy.app.typescript

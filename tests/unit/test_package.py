@@ -3,61 +3,45 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 import tomllib
-import urllib.request
 import zipfile
 from email import message_from_string
 from pathlib import Path
 
 import pytest
 from app_cases import page_run
+from wheels import ROOT, build_wheel, fetch, pages, pip, script_of
 
 import monosemy
 
-ROOT = Path(monosemy.__file__).parents[1]
 DATA = {".html", ".css", ".js", ".svg", ".woff2", ".png", ".ico", ".json", ".toml", ".typed"}
 """The kinds of files, beside modules, that the package reads."""
 
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory) -> Path:
-    """The wheel of this tree, built in a copy of it and without a package index."""
-    folder = tmp_path_factory.mktemp("build")
-    shutil.copytree(
-        ROOT / "monosemy", folder / "monosemy", ignore=shutil.ignore_patterns("node_modules", "__pycache__")
-    )
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
-        shutil.copy(ROOT / name, folder)
-    pip("wheel", "--no-build-isolation", "--wheel-dir", folder, folder)
-    (built,) = folder.glob("*.whl")
-    return built
+    return build_wheel(tmp_path_factory.mktemp("build"))
 
 
 @pytest.fixture(scope="module")
 def site(wheel) -> Path:
     """A folder into which the wheel alone is installed; its dependencies are those of this environment."""
-    pip("install", "--target", wheel.parent / "site", wheel)
+    pip(sys.executable, "install", "--no-deps", "--no-index", "--target", wheel.parent / "site", wheel)
     return wheel.parent / "site"
-
-
-def pip(command: str, *words: str | Path) -> None:
-    options = ["--no-deps", "--no-index", "--quiet", "--disable-pip-version-check"]
-    done = subprocess.run(
-        [sys.executable, "-m", "pip", command, *options, *map(str, words)], capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
 
 
 def installed(site: Path, *words: str | Path, **options) -> subprocess.Popen[str]:
     """The installed command, away from the source tree."""
-    environment = {**os.environ, "PYTHONPATH": str(site)}
     command = [sys.executable, site / "bin" / "monosemy", *words]
     return subprocess.Popen(
-        list(map(str, command)), cwd=site.parent, env=environment, stdout=subprocess.PIPE, text=True, **options
+        list(map(str, command)), cwd=site.parent, env=with_path(site), stdout=subprocess.PIPE, text=True, **options
     )
+
+
+def with_path(site: Path) -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(site)}
 
 
 def test_the_wheel_holds_every_file_that_the_package_reads(wheel):
@@ -98,18 +82,10 @@ def test_the_installed_command_helps_and_serves_the_pages(site, tmp_path):
     assert "a first look needs text of 150,000 tokens or more, got 100,000" in tried.communicate(timeout=120)[1]
     assert tried.returncode == 2
     run = page_run(tmp_path / "run")
-    served = installed(site, "browse", run, "--port", "0", "--no-open", stderr=subprocess.PIPE)
-    try:
-        line = served.stdout.readline()
-        address = next(word for word in line.split() if word.startswith("http://"))
-        page = urllib.request.urlopen(address, timeout=30).read().decode()
-        script = page.partition('<script type="module" src="')[2].partition('"')[0]
-        assert len(urllib.request.urlopen(address.rstrip("/") + "/" + script.lstrip("/"), timeout=30).read()) > 50_000
-        assert b'"saes"' in urllib.request.urlopen(f"{address}api/run", timeout=30).read()
-    finally:
-        served.terminate()
-        served.communicate(timeout=30)
+    with pages([sys.executable, site / "bin" / "monosemy"], run, cwd=site.parent, env=with_path(site)) as address:
+        assert len(script_of(address)) > 50_000
+        assert b'"saes"' in fetch(f"{address}api/run")
     assert str(site) in subprocess.run(
         [sys.executable, "-c", "import monosemy; print(monosemy.__file__)"],
-        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(site)}, capture_output=True, text=True,
+        cwd=tmp_path, env=with_path(site), capture_output=True, text=True,
     ).stdout  # fmt: skip
