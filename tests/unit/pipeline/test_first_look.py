@@ -8,7 +8,10 @@ import os
 import signal
 import subprocess
 import sys
+import time
+import urllib.request
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -124,6 +127,56 @@ def save_and_die(self):
 Trainer.save = save_and_die
 only_first_look(here.read(sys.argv[1]), Path(sys.argv[2]))
 """
+
+
+DEMO = """
+import sys
+import test_first_look as here
+from monosemy.commands import run_demo
+here.make_small()
+run_demo(sys.argv[1:])
+"""
+
+
+def test_the_pages_answer_while_the_demo_still_trains(config, tmp_path):
+    """The command itself, on the tiny model, with so many passes that training lasts."""
+    inputs, folder = Path(config.model.source).parent, tmp_path / "run"
+    words = ["--model", config.model.source, "--text", str(inputs / "text.jsonl"), "--text.context-length", "64"]
+    words += ["--tokens", "6000", "--text.n-validation-tokens", "1024", "--sites", SITE, "--architectures", "topk"]
+    words += ["jumprelu", "--l0", "4", "--d-sae", "48", "--training.batch-tokens", "128", "--training.n-passes", "40"]
+    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    demo = subprocess.Popen(
+        [sys.executable, "-c", DEMO, "--run", str(folder), *words],
+        env={**os.environ, "PYTHONPATH": path, "MONOSEMY_QUIET": "1"},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert demo.stdout is not None
+        line = next(line for line in demo.stdout if line.startswith("look at it now: "))
+        address = next(word for word in line.split() if word.startswith("http://"))
+        deadline, steps = time.monotonic() + 60, []
+        while len(steps) < 3:  # before training and twice more, as it goes on
+            assert time.monotonic() < deadline
+            run = fetch_json(f"{address}api/run")
+            assert [(sae["name"], sae["has_features"]) for sae in run["saes"]] == [(NAME, True)]
+            latents = fetch_json(f"{address}api/f/{SITE}/{NAME}/latents")
+            assert latents["total"] == 48
+            step = (
+                len((folder / "metrics.jsonl").read_text().splitlines()) if (folder / "metrics.jsonl").exists() else 0
+            )
+            if step not in steps:
+                steps.append(step)
+        assert demo.poll() is None
+        assert "training" not in read_stages(folder)
+    finally:
+        demo.kill()
+        demo.communicate()
+
+
+def fetch_json(address: str) -> Any:
+    with urllib.request.urlopen(address, timeout=20) as answer:
+        return json.loads(answer.read())
 
 
 def read(text: str) -> RunConfig:
