@@ -146,6 +146,7 @@ def _add_run(app: FastAPI, catalogue: Catalogue, model: LiveModel) -> None:
                 "build_command": catalogue.build_command,
                 "has_report": catalogue.files.report.exists(),
                 "has_graphs": catalogue.has_graphs,
+                "clear": pages.clear_filter(of_rows=catalogue.of_rows),
                 "limits": {
                     "text_characters": MAX_TEXT,
                     "note_characters": notes.MAX_CHARACTERS,

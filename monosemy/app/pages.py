@@ -15,7 +15,7 @@ from monosemy.app.catalogue import Dictionary, stamp_of
 from monosemy.app.lists import at
 from monosemy.features.store.database import Example, FeatureDatabase
 from monosemy.features.store.token_texts import TokenTexts
-from monosemy.features.view.highlights import CLEAR_SCORE, highlights
+from monosemy.features.view.highlights import CLEAR_SCORE, clear_bounds, highlights
 
 WINDOW = 24
 """Default number of tokens shown on each side of a peak."""
@@ -104,6 +104,14 @@ def latent_page(sae: Dictionary, latent: int, window: int = WINDOW) -> dict[str,
         "neighbours": _neighbours(sae, database, latent),
         "examples": examples,
     }
+
+
+def clear_filter(*, of_rows: bool) -> list[dict[str, Any]]:
+    """What makes a latent clear, column by column (`schema.ClearBound`)."""
+    return [
+        {"column": name, "min": low if np.isfinite(low) else None, "max": high if np.isfinite(high) else None}
+        for name, (low, high) in clear_bounds(of_rows=of_rows).items()
+    ]
 
 
 CARD_EXAMPLES, CARD_WINDOW = 2, 14

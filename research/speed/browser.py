@@ -3,9 +3,12 @@
 A synthetic database is written in the real on-disk format by the real writer: as many examples, activations,
 neighbours, labels and vocabulary entries as a real build has, their contents random. The server runs as its own process
 on one core and is asked over HTTP from another; every latent page is a different one. First queries of each kind count.
+`--model-run RUN` adds what needs a language model, asked of a real run with features: search by meaning, a text of the
+visitor's own, two texts compared. The model is loaded before; the first search by meaning, which reads all labels,
+counts.
 
 Ends with status 1 where a limit is missed.
-Run: python -m research.speed.browser [--latents 131072] [--folder KEEP] [--out FILE]
+Run: python -m research.speed.browser [--latents 131072] [--folder KEEP] [--model-run RUN] [--out FILE]
 """
 
 from __future__ import annotations
@@ -36,6 +39,7 @@ from monosemy.features.store.write import write_database
 from monosemy.layout import RunFiles
 from monosemy.run import machine, versions
 from monosemy.saes.config_file import write_config_file
+from monosemy.saes.listing import choose_sae
 from monosemy.support.files import write_json
 from research.records import record_path, write_record
 
@@ -175,7 +179,12 @@ class Client:
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def get(self, address: str) -> bytes:
-        self.socket.sendall(f"GET {address} HTTP/1.1\r\nHost: {self.host}\r\n\r\n".encode())
+        return self.ask("GET", address, b"")
+
+    def ask(self, method: str, address: str, body: bytes) -> bytes:
+        """The answer to a request; a body is JSON."""
+        kind = f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n" if body else ""
+        self.socket.sendall(f"{method} {address} HTTP/1.1\r\nHost: {self.host}\r\n{kind}\r\n".encode() + body)
         head, _, body = self._until_head().partition(b"\r\n\r\n")
         status = head.split(b" ", 2)[1]
         length = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
@@ -225,12 +234,14 @@ def start_server(folder: Path, core: int | None) -> tuple[subprocess.Popen[bytes
             time.sleep(0.01)
 
 
-def latencies(client: Client, addresses: list[str]) -> dict[str, Any]:
-    """Milliseconds over the addresses in turn, first ones included, and the mean size of an answer."""
+def latencies(client: Client, addresses: list[str], bodies: list[Any] | None = None) -> dict[str, Any]:
+    """Milliseconds over the addresses in turn, first ones included, and the mean size of an answer. With `bodies`, one
+    for each address, they are posted."""
     times, sizes = [], []
-    for address in addresses:
+    for i, address in enumerate(addresses):
+        body = json.dumps(bodies[i]).encode() if bodies else b""
         started = time.perf_counter()
-        sizes.append(len(client.get(address)))
+        sizes.append(len(client.ask("POST" if bodies else "GET", address, body)))
         times.append(1000 * (time.perf_counter() - started))
     ranked = sorted(times)
     quantile = {f"p{q}": ranked[min(len(ranked) - 1, len(ranked) * q // 100)] for q in (50, 95, 99)}
@@ -318,6 +329,36 @@ def measure(folder: Path, m: int, n: int, seconds: float) -> dict[str, Any]:
     }
 
 
+CONCEPTS = ("gender", "anger", "bracket", "nation", "money", "music", "illness", "weather", "law", "food")
+SENTENCES = tuple(
+    f"The committee met in {month}. A {thing} was read aloud, and in the evening they decided about the new library."
+    for month, thing in (("May", "letter"), ("June", "poem"), ("July", "law"), ("August", "list"), ("March", "song"))
+)
+
+
+def model_milliseconds(run: Path, n: int) -> dict[str, Any]:
+    """Latencies of what needs the language model, on the SAE with which a real run's pages open; `n` of each kind."""
+    sae = choose_sae(run)
+    base = f"/api/f/{sae.site}/{sae.name}"
+    process, port, _ = start_server(run, None)
+    try:
+        client = Client(port)
+        client.ask("POST", "/api/model/load", b"{}")
+        while json.loads(client.get("/api/model"))["state"] == "loading":
+            time.sleep(0.2)
+        bodies = {
+            "meaning": [{"q": CONCEPTS[i % len(CONCEPTS)]} for i in range(n)],
+            "text": [{"text": SENTENCES[i % len(SENTENCES)]} for i in range(n)],
+            "text-difference": [
+                {"text": SENTENCES[i % len(SENTENCES)], "other": SENTENCES[(i + 1) % len(SENTENCES)]} for i in range(n)
+            ],
+        }
+        return {name: latencies(client, [f"{base}/{name}"] * n, asked) for name, asked in bodies.items()}
+    finally:
+        process.terminate()
+        process.wait()
+
+
 def missed(results: dict[str, Any]) -> list[str]:
     """A line for each limit that was not kept."""
     lines = [
@@ -338,6 +379,7 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=300, help="of each kind")
     parser.add_argument("--seconds", type=float, default=8.0, help="of asking for pages without pause")
     parser.add_argument("--folder", type=Path, help="keep the synthetic run here, and use it when it is there")
+    parser.add_argument("--model-run", type=Path, help="a run with features, for what needs the language model")
     parser.add_argument("--out", type=Path, default=record_path("speed", "browser"))
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
@@ -346,6 +388,8 @@ def main() -> None:
             write_synthetic_run(folder, arguments.latents)
         size = sum(path.stat().st_size for path in RunFiles(folder).features(SITE, NAME).folder.iterdir())
         results = measure(folder, arguments.latents, arguments.requests, arguments.seconds)
+    if arguments.model_run:
+        results["milliseconds"] |= model_milliseconds(arguments.model_run, arguments.requests // 10)
     print(f"{arguments.latents:,} latents, {size / 2**20:.0f} MiB; cold start {results['cold_start_seconds']:.2f} s")
     for name, row in results["milliseconds"].items():
         limit = f"  limit {LIMITS[name]:g}" if name in LIMITS else ""

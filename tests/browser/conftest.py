@@ -105,9 +105,11 @@ def new_page(chromium):
     `expected` are words of errors that the test provokes."""
     contexts, wrong = [], []
 
-    def open_page(width: int = 1440, height: int = 900, dark: bool = False, expected: str | None = None):
+    def open_page(
+        width: int = 1440, height: int = 900, dark: bool = False, touch: bool = False, expected: str | None = None
+    ):
         context = chromium.new_context(
-            viewport={"width": width, "height": height}, color_scheme="dark" if dark else "light"
+            viewport={"width": width, "height": height}, color_scheme="dark" if dark else "light", has_touch=touch
         )
         contexts.append(context)
         page = context.new_page()

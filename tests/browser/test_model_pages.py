@@ -142,6 +142,30 @@ def test_a_sweep_shows_the_answer_at_each_strength(server, new_page):
     expect(page.get_by_role("alert")).to_contain_text("must be numbers")
 
 
+def test_one_click_makes_the_model_talk_like_a_latent(server, new_page):
+    page = new_page()
+    page.goto(server.address)
+    with page.expect_response("**/steer-examples", timeout=SLOW) as answered:
+        page.get_by_role("button", name="Make it talk like one of its latents").click()
+    examples = answered.value.json()["examples"]
+    assert examples
+    talk = page.locator("section[aria-labelledby=talk]")
+    expect(talk.get_by_role("status")).to_be_empty(timeout=SLOW)
+    words = talk.get_by_role("button", name=re.compile("^Talk like"))
+    assert words.count() == len(examples)
+    assert all(example["words"][0] in text for example, text in zip(examples, words.all_inner_texts(), strict=True))
+    plain, pushed = talk.locator("p.answer").all_inner_texts()
+    assert len(plain.split()) > 5
+    assert plain != pushed
+    strengths = talk.locator("button[aria-pressed]:not(:text('Talk like'))")
+    expect(strengths).to_have_count(4)
+    strengths.last.click()
+    expect(strengths.last).to_have_attribute("aria-pressed", "true")
+    value = strengths.last.inner_text()
+    talk.get_by_role("link", name="Go on on the steering page").click()
+    expect(page).to_have_url(re.compile(rf"/steer/{re.escape(SITE)}/{NAME}\?e=\d+%3Aset%3A{value}%3Anorm"))
+
+
 def test_a_concept_is_found_by_meaning(server, new_page):
     page = new_page()
     page.goto(f"{server.address}/search/{SITE}/{NAME}?q=qqzzqq")

@@ -67,7 +67,7 @@ def test_plain_arrows_scroll_until_a_row_is_chosen(server, new_page):
 def test_triage_says_the_unit_of_its_column(server, new_page):
     page = new_page()
     page.goto(server.address + LATENTS)
-    expect(page.get_by_role("button", name="One token")).to_have_attribute("title", re.compile("below 0.5 bits"))
+    expect(page.get_by_role("button", name="One token")).to_have_attribute("data-explained", re.compile("0.5 bits"))
 
 
 def test_first_paint_comes_within_a_second(server, new_page):
@@ -169,6 +169,35 @@ def test_triage_filters_and_sorting_go_over_the_whole_dictionary(server, new_pag
     assert largest == sorted(largest, reverse=True)
     page.get_by_role("button", name="Next").click()
     expect(page.get_by_text("51–100 of 1,152")).to_be_visible()
+
+
+def test_filters_say_their_numbers_add_up_and_leave_one_by_one(server, new_page):
+    page = new_page()
+    page.goto(server.address)
+    clear = page.locator(".found-head a")
+    n_clear = number(clear.inner_text().split(" of ")[0])
+    clear.click()
+    expect(page.locator("#list")).to_have_text(f"{n_clear:,} latent{'' if n_clear == 1 else 's'}")
+    chip = page.get_by_role("group", name="Label").get_by_role("button", name="Clear")
+    expect(chip).to_have_attribute("aria-pressed", "true")
+    assert number(chip.inner_text()) == n_clear
+    page.get_by_role("button", name="All", exact=False).first.click()
+    page.get_by_role("button", name="Common").click()
+    page.get_by_role("button", name="Many tokens").click()
+    in_force = page.get_by_role("list", name="Filters in force").get_by_role("listitem")
+    expect(in_force).to_contain_text(["Fires on at least 1.0%", "Token entropy at least 4"])
+    wait_for_answers(page)
+    rates = page.locator("tbody tr td:nth-child(3)").all_inner_texts()
+    assert all(float(text.strip("%")) >= 1 for text in rates)
+    page.get_by_role("button", name="Token entropy at least 4: leave this filter out").click()
+    expect(in_force).to_have_count(1)
+    page.get_by_text("Exact bounds (1 in force)").click()
+    bound = page.get_by_label("Fires on, at least, in %")
+    expect(bound).to_have_value("1")
+    bound.fill("2.5")
+    page.keyboard.press("Tab")
+    expect(page).to_have_url(re.compile("min_firing_rate=0.025"))
+    expect(in_force).to_contain_text(["Fires on at least 2.5%"])
 
 
 def test_the_address_brings_back_the_whole_view(server, new_page):
@@ -334,6 +363,18 @@ def test_compare_matches_two_saes(server, new_page):
     expect(page.get_by_role("button", name="Correlation")).to_have_attribute("aria-pressed", "true")
 
 
+def test_compare_opens_with_the_sae_at_hand_beside_the_one_that_suits_it(server, new_page):
+    page = new_page()
+    for first, second in ((NAME, OTHER), (OTHER, NAME)):
+        page.goto(f"{server.address}/latents/{SITE}/{first}")
+        page.get_by_role("link", name="Compare").click()
+        expect(page.get_by_label("First", exact=True)).to_have_value(f"{SITE}/{first}")
+        expect(page.get_by_label("Second", exact=True)).to_have_value(f"{SITE}/{second}")
+        wait_for_answers(page)
+        expect(page.locator("section[aria-label=Latents] tbody tr").first).to_be_visible()
+        assert page.url == f"{server.address}/compare"
+
+
 def test_notes_and_bookmarks_outlive_the_page(server, new_page):
     page = new_page()
     page.goto(f"{server.address}{LATENT}/11")
@@ -451,26 +492,6 @@ def test_the_overview_opens_with_latents_that_lead_to_their_pages(server, new_pa
     expect(page.locator("h1")).to_have_text(labels[0])
 
 
-def test_a_word_of_the_glossary_is_explained_by_pointing_tapping_and_keyboard_and_stays_on_a_phone(server, new_page):
-    page = new_page(390, 844)
-    page.goto(server.address)
-    words = page.locator(".term > button")
-    words.first.wait_for()
-    wait_for_answers(page)
-    tip = page.get_by_role("tooltip")
-    for i in range(words.count()):
-        words.nth(i).click()
-        expect(tip).to_have_count(1)
-        box = tip.bounding_box()
-        assert box["x"] >= 0
-        assert box["x"] + box["width"] <= 390
-        page.keyboard.press("Escape")
-        expect(tip).to_have_count(0)
-    words.first.blur()
-    words.first.focus()
-    expect(tip).to_be_visible()
-
-
 def test_a_steering_recipe_is_kept_and_brings_its_settings_back(server, new_page):
     page = new_page()
     page.goto(f"{server.address}/steer/{SITE}/{NAME}?e=5:set:1.5:max,7:add:2:norm&prompt=Hello+there")
@@ -515,7 +536,7 @@ def test_the_list_opens_with_clear_latents_and_every_filter_stands_in_a_group(se
     expect(page.get_by_text("holds best come first")).to_be_visible()
     wait_for_answers(page)
     first = page.locator("tbody tr td:nth-child(1)").all_inner_texts()[:10]
-    page.get_by_role("group", name="Label").get_by_role("button", name="Label holds").click()
+    page.get_by_role("group", name="Label").get_by_role("button", name="Clear").click()
     wait_for_answers(page)
     n = number(page.locator("#list").inner_text())
     kept = page.locator("tbody tr td:nth-child(1)").all_inner_texts()[:10]

@@ -1,4 +1,5 @@
-"""On a phone's screen no page is wider than it, whatever the tokens and names are; its pickers name controls, last."""
+"""On the screen of a phone or tablet no page is wider than it, whatever the tokens and names are; its pickers name
+controls, last."""
 
 from __future__ import annotations
 
@@ -50,12 +51,16 @@ def long_words(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         "/nowhere",
     ],
 )
-def test_no_page_is_wider_than_a_phone(long_words, new_page, address):
+def test_no_page_is_wider_than_a_phone_or_tablet(long_words, new_page, address):
     page = new_page(**PHONE, expected="404")
     page.goto(long_words.address + address)
     wait_for_answers(page)
     page.evaluate("document.querySelectorAll('main details').forEach(one => one.open = true)")
     assert page.evaluate(FIT)
+    for width in (390, 820):
+        page.set_viewport_size({"width": width, "height": 900})
+        page.wait_for_timeout(100)  # plots follow the width
+        assert page.evaluate(FIT), width
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,23 @@ from pathlib import Path
 
 SITE, NAME, OTHER = "layers.6.resid_post", "jumprelu-l0_32-s0", "topk-l0_32-s0"
 """The site of the quick recipe's run, and its two SAEs."""
+PAGES = {
+    "overview": "/",
+    "latents": f"/latents/{SITE}/{NAME}?min_mean=1&max_mean=20&min_firing_rate=0.001&max_firing_rate=0.1",
+    "latent": f"/latent/{SITE}/{NAME}/5?show=quantiles&ctx=passage",
+    "latent in lines": f"/latent/{SITE}/{NAME}/5?ctx=line&spaces=1",
+    "search": f"/search/{SITE}/{NAME}?q=the",
+    "token search": f"/search/{SITE}/{NAME}?mode=token&q=%20the",
+    "own text": f"/search/{SITE}/{NAME}?mode=text",
+    "compare": f"/compare?a={SITE}/{NAME}&b={SITE}/{OTHER}",
+    "steer": f"/steer/{SITE}/{NAME}?e=5:set:1.5:max,7:scale:0:max",
+    "steer, nothing chosen": f"/steer/{SITE}/{NAME}",
+    "own texts compared": f"/search/{SITE}/{NAME}?mode=text&text=a&other=b&chat=1",
+    "notes": "/notes",
+}
+"""Addresses of every page of the quick recipe's run, in every state that an address can bring."""
+OVERHANG = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+"""By how many pixels a page is wider than the screen."""
 SERVE = "import sys; from monosemy.app.server import run_browse; run_browse(sys.argv[1:])"
 
 
@@ -42,8 +59,23 @@ def wait_for_answers(page) -> None:
     """Waits until everything in view answers the address: older answers stay in view, marked, until the new are in."""
     from playwright.sync_api import expect
 
-    page.locator("main h1, main .message").first.wait_for()
+    page.locator("h1, main .message").first.wait_for()
     expect(page.locator("[aria-busy=true], .empty.busy")).to_have_count(0)
+
+
+def findings(page, name: str) -> list[str]:
+    """What is wrong with the page in view, a line each: by axe-core in light colours on the screen that it has and in
+    dark ones on a phone's, and wherever it is wider than a screen."""
+    lines = []
+    for width, scheme in ((page.viewport_size["width"], "light"), (820, None), (375, "dark")):
+        page.set_viewport_size({"width": width, "height": 900})
+        if scheme:
+            page.emulate_media(color_scheme=scheme)
+            lines += axe_findings(page, f"{name}, {width} pixels, {scheme}")
+        page.wait_for_timeout(100)  # plots follow the width
+        if (wide := page.evaluate(OVERHANG)) > 0:
+            lines.append(f"{name}: {wide} pixels wider than a screen of {width}")
+    return lines
 
 
 def axe_findings(page, name: str) -> list[str]:
@@ -51,7 +83,7 @@ def axe_findings(page, name: str) -> list[str]:
     from axe_playwright_python.sync_playwright import Axe
 
     wait_for_answers(page)
-    page.evaluate("document.querySelectorAll('main details').forEach(one => one.open = true)")
+    page.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")
     return [
         f"{name}: {violation['id']} {violation['help']} {[node['target'] for node in violation['nodes'][:3]]}"
         for violation in Axe().run(page).response["violations"]

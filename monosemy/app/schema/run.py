@@ -111,6 +111,14 @@ class Limits(Wire):
     page_rows: int
 
 
+class ClearBound(Wire):
+    """Bounds of one column, both inclusive, within which a latent is clear; null: none at that end."""
+
+    column: str
+    min: float | None
+    max: float | None
+
+
 class RunInfo(Wire):
     """`GET /api/run`."""
 
@@ -137,4 +145,6 @@ class RunInfo(Wire):
     has_report: bool
     has_graphs: bool
     """Whether it has attribution graphs, or transcoders to make some with."""
+    clear: list[ClearBound]
+    """What makes a latent clear, for the filter of that name; columns that an SAE lacks are no bound."""
     limits: Limits

@@ -38,7 +38,10 @@ MIN_FIRED = 20
 """Tokens on which a clear latent fires at least."""
 MIN_WORD = 3
 """Letters of the shortest word that says what a latent is about."""
-_MIN_WINDOWS = 8
+MIN_WINDOWS = 8
+"""Held-out windows in which it fires, behind its score, at least."""
+MAX_FIRST_SHARE = 0.5
+"""The largest share of its firing that falls on the first token of a document."""
 _SEVERAL_TOKENS, _TENFOLD_RARER, _WORD_QUOTED = 0.04, 0.04, 0.04
 """What firing on several tokens, on a tenth of the tokens, and a label with a word of content are worth, in AUROC."""
 _PEAKS_NAMED, _PEAKS_READ = 0.08, 4
@@ -59,15 +62,25 @@ class Highlights:
     n_clear: int
 
 
+def clear_bounds(*, of_rows: bool) -> dict[str, tuple[float, float]]:
+    """What makes a latent clear: the least and the largest value of columns, both inclusive."""
+    return {
+        "label_auroc_low": (CLEAR_SCORE, np.inf),
+        "label_n": (MIN_WINDOWS, np.inf),
+        "n_fired": (MIN_FIRED, np.inf),
+        "firing_rate": (-np.inf, MAX_RATE_OF_ROWS if of_rows else MAX_RATE),
+        "first_share": (-np.inf, MAX_FIRST_SHARE),
+    }
+
+
 def is_clear(database: FeatureDatabase) -> Array:
-    """Which latents are clear, bool [d_sae]; none in a database without scored labels."""
+    """Which latents are clear, bool [d_sae]; none without scored labels. A column that is missing is no bound."""
     columns = database.columns
-    if "label_auroc_low" not in columns:
-        return np.zeros(database.n_latents, bool)
-    rate, first_share = np.asarray(columns["firing_rate"]), _column(database, "first_share", 0.0)
-    often = (np.asarray(columns["n_fired"]) >= MIN_FIRED) & (rate <= _max_rate(database)) & ~(first_share >= 0.5)
-    scored = _column(database, "label_n", np.inf) >= _MIN_WINDOWS
-    return np.asarray(often & scored & (np.asarray(columns["label_auroc_low"]) >= CLEAR_SCORE))
+    clear = np.full(database.n_latents, "label_auroc_low" in columns)
+    for name, (low, high) in clear_bounds(of_rows=database.of_rows).items():
+        if name in columns:
+            clear &= (np.asarray(columns[name]) >= low) & (np.asarray(columns[name]) <= high)
+    return clear
 
 
 def highlights(database: FeatureDatabase, n: int = N_HIGHLIGHTS) -> Highlights:
@@ -98,16 +111,13 @@ def clearest(database: FeatureDatabase, n: int) -> Array:
     return np.asarray(fired[np.argsort(-value[fired], kind="stable")][:n])
 
 
-def _max_rate(database: FeatureDatabase) -> float:
-    return MAX_RATE_OF_ROWS if database.of_rows else MAX_RATE
-
-
 def _clarity(database: FeatureDatabase) -> Array:
     """Lower end of the label's score, 0 where there is none, with what else can be seen in columns; float64 [d_sae]."""
     low = np.nan_to_num(_column(database, "label_auroc_low", 0.0)).astype(np.float64)
     spread = np.nan_to_num(_column(database, "token_entropy", 0.0))
     rate = np.maximum(np.asarray(database.columns["firing_rate"], np.float64), 1e-6)
-    rarer = np.clip(np.log10(_max_rate(database) / rate), 0, 1.5)
+    most = clear_bounds(of_rows=database.of_rows)["firing_rate"][1]
+    rarer = np.clip(np.log10(most / rate), 0, 1.5)
     return np.asarray(low + _SEVERAL_TOKENS * np.minimum(spread / 2, 1) + _TENFOLD_RARER * rarer)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -64,4 +65,18 @@ def test_the_pages_ask_no_other_host_for_anything():
         text = (STATIC / name).read_text()
         assert "//cdn" not in text
         assert "https://" not in text.replace("https://www.w3.org/", "")
-    assert (STATIC / "app.js").stat().st_size < 200_000
+
+
+@pytest.mark.parametrize(("name", "most"), [("app.js", 200_000), ("graph.js", 65_000), ("app.css", 32_000)])
+def test_the_pages_stay_light(name, most):
+    """Bytes before compression: what a first visit reads, and what every exported graph carries."""
+    assert (STATIC / name).stat().st_size < most
+
+
+def test_every_word_of_the_pages_glossary_stands_on_a_page():
+    source = (WEB / "src" / "parts" / "term.tsx").read_text()
+    listed = source.split("export const TERMS = {")[1].split("} as const;")[0]
+    words = re.findall(r'^  "?([\w ]+?)"?: "', listed, re.MULTILINE)
+    assert len(words) > 15
+    pages = "".join(path.read_text() for path in (WEB / "src").rglob("*.tsx") if path.name != "term.tsx")
+    assert [word for word in words if f'word="{word}"' not in pages] == []

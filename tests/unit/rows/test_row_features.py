@@ -12,6 +12,7 @@ import pytest
 import torch
 from app_cases import Server
 from PIL import Image
+from row_runs import KINDS, NAME, N, row_run, write_table
 
 from monosemy import cli
 from monosemy.app import schema
@@ -20,52 +21,17 @@ from monosemy.features.store.database import open_features
 from monosemy.run import read_run
 from monosemy.saes.storage import load_sae
 
-N, WIDTH, KINDS = 240, 6, ("red", "green", "blue")
-QUICK = ["--architectures", "topk", "--l0", "1", "--d-sae", "12", "--training.n-passes", "40"]
-QUICK += ["--evaluation.n-bootstrap", "20", "--evaluation.no-pca", "--evaluation.no-frozen-random"]
-NAME = "topk-l0_1-s0"
-
-
-def picture(colour: str) -> bytes:
-    data = io.BytesIO()
-    Image.new("RGB", (8, 8), colour).save(data, "PNG")
-    return data.getvalue()
-
 
 @pytest.fixture(scope="module")
 def table(tmp_path_factory):
-    """Rows around three centres, each with a text that names its centre, and a picture in its colour."""
     folder = tmp_path_factory.mktemp("table")
-    generator = np.random.default_rng(0)
-    kind = generator.integers(3, size=N)
-    rows = 4 * np.eye(WIDTH)[kind] + 0.3 * generator.normal(size=(N, WIDTH))
-    (folder / "pictures").mkdir()
-    for name in KINDS:
-        (folder / "pictures" / f"{name}.png").write_bytes(picture(name))
-    columns = {
-        "vector": rows.tolist(),
-        "title": [f"the {KINDS[k]}\nthing {i % 7}" for i, k in enumerate(kind)],
-        "path": [f"pictures/{KINDS[k]}.png" for k in kind],
-        "bytes": [picture(KINDS[k]) for k in kind],
-        "outside": ["../secret.png"] * N,
-        "lost": ["pictures/lost.png"] * N,
-    }
-    (folder.parent / "secret.png").write_bytes(picture("black"))
-    pyarrow.parquet.write_table(pyarrow.table(columns), folder / "rows.parquet")
-    (folder / "titles.jsonl").write_text(
-        "".join(json.dumps({"title": title}) + "\n" for title in columns["title"]), encoding="utf-8"
-    )
-    (folder / "short.txt").write_text("only\ntwo\n", encoding="utf-8")
-    return folder, rows.astype(np.float32), kind
+    rows, kind = write_table(folder)
+    return folder, rows, kind
 
 
 @pytest.fixture(scope="module")
 def run(table):
-    folder = table[0] / "run"
-    words = ["--activations", str(table[0] / "rows.parquet"), "--column", "vector", "--row-text", "title"]
-    cli.main(["train", *words, "--row-image", "path", "--run", str(folder), *QUICK])
-    cli.main(["features", str(folder)])
-    return folder
+    return row_run(table[0])
 
 
 def test_the_strongest_rows_are_those_of_the_sae_itself(run, table):

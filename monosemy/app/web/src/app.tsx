@@ -16,6 +16,7 @@ import { SearchPage } from "./pages/search";
 import { SteerPage } from "./pages/steer";
 import { Await, Message } from "./parts/bits";
 import { Help } from "./parts/help";
+import { ExplanationLayer } from "./parts/term";
 import { TipLayer, hideTip } from "./parts/tip";
 import { Top } from "./parts/top";
 import { followLinks, go, to, useRoute } from "./router";
@@ -29,6 +30,7 @@ function App() {
     <>
       <Await of={run}>{(value) => <Shell run={value} />}</Await>
       <TipLayer />
+      <ExplanationLayer />
     </>
   );
 }

@@ -6,6 +6,7 @@ import { GraphBody, Lead } from "./graph/graph-view";
 import { Graph } from "./graph/model";
 import type { GraphSource } from "./graph/source";
 import { readView } from "./graph/view";
+import { ExplanationLayer } from "./parts/term";
 import { TipLayer } from "./parts/tip";
 
 type Exported = GraphPage & { contexts: Record<string, GraphContexts> };
@@ -43,6 +44,7 @@ function Exported({ page }: { page: Exported }) {
       <Lead graph={graph} />
       <GraphBody graph={graph} view={readView(graph, query)} source={source} onQuery={change} />
       <TipLayer />
+      <ExplanationLayer />
     </>
   );
 }

@@ -81,7 +81,7 @@ const path = (...parts: (string | number)[]): string => `/${parts.map((part) => 
 /** The addresses of the pages. */
 export const to = {
   overview: () => "/",
-  latents: (site: string, name: string) => path("latents", site, name),
+  latents: (site: string, name: string, values: Record<string, string> = {}) => path("latents", site, name) + suffix(values),
   /** With `query` as it stands, else with this browser's choice of how contexts are shown. */
   latent: (site: string, name: string, latent: number, query?: string) =>
     path("latent", site, name, latent) + (query ?? suffix(contextChoice())),

@@ -5,6 +5,13 @@ export interface Available {
   correlation: boolean;
 }
 
+/** Bounds of one column, both inclusive, within which a latent is clear; null: none at that end. */
+export interface ClearBound {
+  column: string;
+  min: number | null;
+  max: number | null;
+}
+
 export interface ComparedPair {
   a: number;
   b: number;
@@ -657,6 +664,8 @@ export interface RunInfo {
   has_report: boolean;
   /** Whether it has attribution graphs, or transcoders to make some with. */
   has_graphs: boolean;
+  /** What makes a latent clear, for the filter of that name; columns that an SAE lacks are no bound. */
+  clear: ClearBound[];
   limits: Limits;
 }
 

@@ -3,6 +3,7 @@ import { useEffect, useRef, useState } from "preact/hooks";
 import type { GraphIntervention } from "../types";
 import { num, share, signed } from "../format";
 import { Choice, Message } from "../parts/bits";
+import { Explained } from "../parts/term";
 import { Token } from "../parts/token";
 import { sentence } from "../state";
 import { nodePlace, nodeTitle } from "./names";
@@ -82,8 +83,8 @@ export function Edits({ view, source, onView }: EditsProps) {
                 name="Attention"
                 value={view.held ? "held" : "free"}
                 options={[
-                  { value: "free", text: "Attention answers", title: "Patterns follow the edit, as in the model" },
-                  { value: "held", text: "Attention held", title: "Patterns stay as they are on the prompt, as the graph assumes" },
+                  { value: "free", text: "Attention answers", help: "Patterns follow the edit, as in the model" },
+                  { value: "held", text: "Attention held", help: "Patterns stay as they are on the prompt, as the graph assumes" },
                 ]}
                 onPick={(value) => onView({ held: value === "held" })}
               />
@@ -110,7 +111,7 @@ function Result({ result, stale }: { result: GraphIntervention; stale: boolean }
               <th scope="col">Next token</th>
               <th scope="col" class="n">Before</th>
               <th scope="col" class="n">After</th>
-              <th scope="col" class="n" title="Change of the logit, less the mean change over the vocabulary">Δ logit</th>
+              <th scope="col" class="n"><Explained text="Change of the logit, less the mean change over the vocabulary">Δ logit</Explained></th>
               <th scope="col" class="bars" aria-hidden="true" />
             </tr>
           </thead>

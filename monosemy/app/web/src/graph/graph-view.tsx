@@ -3,6 +3,7 @@ import { useMemo, useState } from "preact/hooks";
 import { count, num, share } from "../format";
 import { useKeys } from "../keys";
 import { Message } from "../parts/bits";
+import { Explained, Term } from "../parts/term";
 import { GraphCanvas, Legend } from "./canvas";
 import { Edits } from "./edits";
 import { Groups } from "./groups";
@@ -70,12 +71,12 @@ export function GraphBody({ graph, view, source, onQuery }: GraphPageProps) {
 function Controls({ graph, view, n_latents, n_links, onView }: { graph: Graph; view: GraphView; n_latents: number; n_links: number; onView: (change: Partial<GraphView>) => void }) {
   const { page } = graph;
   const slider = (name: string, help: string, value: number, most: number, set: (value: number) => void) => (
-    <label class="field" title={help}>
+    <div class="field">
       <span>
-        {name} <b>{share(value)}</b>
+        <Explained text={help}>{name}</Explained> <b>{share(value)}</b>
       </span>
-      <input type="range" min={0.05} max={most} step={0.005} value={value} aria-valuetext={share(value)} onInput={(event) => set(Math.min(most, event.currentTarget.valueAsNumber))} />
-    </label>
+      <input type="range" aria-label={name} min={0.05} max={most} step={0.005} value={value} aria-valuetext={share(value)} onInput={(event) => set(Math.min(most, event.currentTarget.valueAsNumber))} />
+    </div>
   );
   return (
     <div class="graph-controls">
@@ -96,8 +97,8 @@ export function Lead({ graph }: { graph: Graph }) {
   const { page } = graph;
   return (
     <dl class="facts graph-facts">
-      <div title="Share of the influence that ends in tokens instead of errors"><dt>Replacement</dt><dd>{num(page.replacement)}</dd></div>
-      <div title="Share of inputs that come from no error"><dt>Completeness</dt><dd>{num(page.completeness)}</dd></div>
+      <div><dt><Term word="replacement">Replacement</Term></dt><dd>{num(page.replacement)}</dd></div>
+      <div><dt><Term word="completeness">Completeness</Term></dt><dd>{num(page.completeness)}</dd></div>
       {page.agreement && (
         <>
           <Agreement name="Agrees with ablation" help="Rank correlation of influence and measured effect; attention answers" of={page.agreement.free} />
@@ -110,8 +111,8 @@ export function Lead({ graph }: { graph: Graph }) {
 
 function Agreement({ name, help, of }: { name: string; help: string; of: NonNullable<Graph["page"]["agreement"]>["free"] }) {
   return (
-    <div title={`${help}; 95% interval over ${of.n} nodes`}>
-      <dt>{name}</dt>
+    <div>
+      <dt><Explained text={`${help}; 95% interval over ${of.n} nodes`}>{name}</Explained></dt>
       <dd>
         {num(of.rho, 2)} {of.interval && <small>[{num(of.interval[0], 2)}, {num(of.interval[1], 2)}]</small>}
       </dd>

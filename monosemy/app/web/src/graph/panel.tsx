@@ -4,6 +4,7 @@ import type { GraphContexts } from "../types";
 import { num, share } from "../format";
 import { Message } from "../parts/bits";
 import { Context } from "../parts/context";
+import { Explained, Term } from "../parts/term";
 import { dense, quoted } from "../parts/tokens";
 import { useLoad } from "../state";
 import type { Graph, GraphNode, Neighbour, Pruning } from "./model";
@@ -32,7 +33,7 @@ export function Panel({ graph, pruning, node, source, pinned, edited, onHover, o
           Click a node, or give the graph the focus and press an arrow key. Its strongest links light up, orange where the source
           raises the target and blue where it lowers it, and its inputs, outputs and contexts stand here.
         </p>
-        <h3>Largest influence</h3>
+        <h3>Largest <Term word="influence" /></h3>
         <Strongest graph={graph} pruning={pruning} onHover={onHover} onSelect={onSelect} />
       </section>
     );
@@ -89,8 +90,8 @@ function Facts({ node, drawn }: { node: GraphNode; drawn: boolean }) {
     <div>
       <dl class="facts">
         {facts.map(([name, value, help]) => (
-          <div key={name} title={help}>
-            <dt>{name}</dt>
+          <div key={name}>
+            <dt><Explained text={help}>{name}</Explained></dt>
             <dd>{value}</dd>
           </div>
         ))}
@@ -109,8 +110,8 @@ function Links({ title, about, links, onHover, onSelect }: { title: string; abou
   if (!links.length) return <h3 class="muted">No {title.toLowerCase()} at these settings</h3>;
   return (
     <div>
-      <h3 title={about}>
-        {title} <span class="muted">{links.length}</span>
+      <h3>
+        <Explained text={about}>{title}</Explained> <span class="muted">{links.length}</span>
       </h3>
       <ul class="list graph-links">
         {links.slice(0, all ? 200 : FIRST).map(({ node, share: value, effect }) => (

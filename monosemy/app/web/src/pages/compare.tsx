@@ -59,7 +59,7 @@ export function ComparePage({ query }: { query: URLSearchParams }) {
       <div class="head">
         <div>
           <h1>Compare two SAEs</h1>
-          <p class="lead">Each latent beside the one in the other SAE that is most like it: what both found, and what only one did.</p>
+          <p class="lead">Each <Term word="latent" /> beside the one in the other SAE that is most like it: what both found, and what only one did.</p>
         </div>
       </div>
       <div class="stack">
@@ -98,7 +98,7 @@ function Compared({ comparison, a, b, picked, offset }: { comparison: Comparison
             value={comparison.by}
             options={[
               { value: "cosine", text: "Decoder cosine" },
-              { value: "correlation", text: "Correlation", title: "Of activations over what both were measured on" },
+              { value: "correlation", text: "Correlation", help: "Of activations over what both were measured on" },
             ]}
             onPick={(by) => setQuery({ by, offset: null })}
           />
@@ -170,9 +170,9 @@ function Pairs({ comparison, a, b }: { comparison: Comparison; a: SaeEntry; b: S
           <tr>
             <th scope="col">{swapped ? "Second" : "First"}</th>
             <th scope="col">{comparison.view === "matched" ? "Best match in the second" : `Nearest in the ${swapped ? "first" : "second"}`}</th>
-            <th scope="col" class="n">Cosine</th>
-            <th scope="col" class="n">Correlation</th>
-            <th scope="col" class="n">Fires on</th>
+            <th scope="col" class="n"><Term word="decoder cosine">Cosine</Term></th>
+            <th scope="col" class="n"><Term word="correlation">Correlation</Term></th>
+            <th scope="col" class="n"><Term word="firing rate">Fires on</Term></th>
           </tr>
         </thead>
         <tbody>

@@ -9,6 +9,7 @@ import type { GraphSource } from "../graph/source";
 import { readView } from "../graph/view";
 import { ROW_KEYS, useKeys } from "../keys";
 import { Await, Message } from "../parts/bits";
+import { Term } from "../parts/term";
 import { setQuery, to } from "../router";
 import { useLoad, useShared } from "../state";
 
@@ -24,7 +25,7 @@ export function GraphsPage() {
       <div class="head">
         <div>
           <h1>Attribution graphs</h1>
-          <p class="lead">What computes what on a prompt: from its tokens, over the latents of transcoders, to the next token.</p>
+          <p class="lead">What computes what on a prompt: from its tokens, over the <Term word="latent">latents</Term> of <Term word="transcoder">transcoders</Term>, to the next token.</p>
         </div>
       </div>
       <Await of={graphs}>
@@ -43,8 +44,8 @@ export function GraphsPage() {
                       <th scope="col">Prompt</th>
                       <th scope="col" class="n">Tokens</th>
                       <th scope="col" class="n">Latents</th>
-                      <th scope="col" class="n" title="Share of the influence that ends in tokens instead of errors">Replacement</th>
-                      <th scope="col" class="n" title="Share of inputs that come from no error">Completeness</th>
+                      <th scope="col" class="n"><Term word="replacement">Replacement</Term></th>
+                      <th scope="col" class="n"><Term word="completeness">Completeness</Term></th>
                     </tr>
                   </thead>
                   <tbody>

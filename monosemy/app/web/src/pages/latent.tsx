@@ -10,7 +10,8 @@ import { Contexts, useContextView } from "../parts/contexts";
 import { Explanation } from "../parts/explanation";
 import { NoteBox, useBookmark } from "../parts/note";
 import { OwnText } from "../parts/own-text";
-import { Explained } from "../parts/term";
+import { Explained, Term } from "../parts/term";
+import type { Word } from "../parts/term";
 import { Token } from "../parts/token";
 import { quoted } from "../parts/tokens";
 import { go, to } from "../router";
@@ -102,8 +103,8 @@ function Backing({ page }: { page: LatentPage }) {
     <>
       {explanation_leads && detection?.auroc != null && (
         <p class="scores muted">
-          <span title="AUROC of telling its contexts from random text, by this explanation">
-            Explanation's score <b>{num(detection.auroc)}</b>
+          <span>
+            <Explained text="AUROC of telling its contexts from random text, by this explanation">Explanation's score</Explained> <b>{num(detection.auroc)}</b>
             {detection.auroc_low != null && detection.auroc_high != null && ` [${num(detection.auroc_low)}, ${num(detection.auroc_high)}]`}
           </span>
         </p>
@@ -266,11 +267,11 @@ function Outputs({ page }: { page: LatentPage }) {
 }
 
 function Near({ page, sae }: { page: LatentPage; sae: SaeEntry }) {
-  const list = (title: string, help: string, neighbours: LatentPage["neighbours"]["decoder"]) =>
+  const list = (title: string, help: Word, neighbours: LatentPage["neighbours"]["decoder"]) =>
     neighbours.length > 0 && (
       <div class="group">
-        <h3 title={help}>
-          {title} <span class="muted">{help}</span>
+        <h3>
+          {title} <span class="muted"><Term word={help} /></span>
         </h3>
         <ul class="list">
           {neighbours.slice(0, 8).map((neighbour) => (

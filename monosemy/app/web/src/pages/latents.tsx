@@ -3,10 +3,12 @@ import { useEffect, useMemo } from "preact/hooks";
 import { api } from "../api";
 import { Usage, slopesOf } from "../charts/usage";
 import type { Box } from "../charts/usage";
-import { SHARES, columnHelp, columnTitle, columnValue, count, num, saeTitle, signed } from "../format";
+import { columnHelp, columnTitle, columnValue, count, num, saeTitle, signed } from "../format";
 import { architecture } from "../looks";
 import { ROW_KEYS, useKeys } from "../keys";
 import { Await, Message, Pager, SortHead } from "../parts/bits";
+import { ExactBounds, InForce, Presets, boundsOf, filterColumns, passes } from "../parts/filters";
+import type { Bounds } from "../parts/filters";
 import { Term } from "../parts/term";
 import { go, setQuery, to } from "../router";
 import { useLoad, useSettled, useShared } from "../state";
@@ -14,53 +16,11 @@ import { useLoad, useSettled, useShared } from "../state";
 const LIMIT = 50;
 const TABLE_COLUMNS = ["firing_rate", "mean", "max", "top_cosine", "label_auroc"];
 
-interface Bounds {
-  min: Record<string, number>;
-  max: Record<string, number>;
-}
-interface Triage {
-  group: string;
-  name: string;
-  help: string;
-  needs: string;
-  min?: number;
-  max?: number;
-}
-/** In groups, in the order in which one asks: is the label any good, how often does it fire, on what, is it unlike others? */
-const TRIAGE: Triage[] = [
-  { group: "Label", name: "Label holds", help: "Even the lower end of the label score's interval is at least 0.8", needs: "label_auroc_low", min: 0.8 },
-  { group: "Label", name: "Label fits", help: "The label tells where it fires with AUROC of at least 0.95", needs: "label_auroc", min: 0.95 },
-  { group: "Label", name: "Label fails", help: "The label tells where it fires with AUROC below 0.7", needs: "label_auroc", max: 0.7 },
-  { group: "How often", name: "Dead", help: "Never fired on what the features were built from", needs: "firing_rate", max: 0 },
-  { group: "How often", name: "Over-active", help: "Firing rate of at least 10%", needs: "firing_rate", min: 0.1 },
-  { group: "On what", name: "One token", help: "Almost always the same token: entropy below 0.5 bits", needs: "token_entropy", max: 0.5 },
-  { group: "On what", name: "First token", help: "At least half of their firing falls on the first token of a document", needs: "first_share", min: 0.5 },
-  { group: "Like others", name: "Near copies", help: "Decoder cosine of at least 0.9 with another latent", needs: "top_cosine", min: 0.9 },
-];
-
-/** Bounds are written in the address as min_NAME and max_NAME. */
-function boundsOf(query: URLSearchParams): Bounds {
-  const bounds: Bounds = { min: {}, max: {} };
-  for (const [key, text] of query) {
-    const value = Number(text);
-    if (!Number.isFinite(value)) continue;
-    if (key.startsWith("min_")) bounds.min[key.slice(4)] = value;
-    if (key.startsWith("max_")) bounds.max[key.slice(4)] = value;
-  }
-  return bounds;
-}
-
-function passes(bounds: Bounds, columns: Record<string, Float32Array>, i: number): boolean {
-  for (const [name, low] of Object.entries(bounds.min)) if (!((columns[name]?.[i] ?? NaN) >= low)) return false;
-  for (const [name, high] of Object.entries(bounds.max)) if (!((columns[name]?.[i] ?? NaN) <= high)) return false;
-  return true;
-}
-
 export function LatentsPage({ query }: { query: URLSearchParams }) {
   const { run, sae } = useShared();
   const names = useMemo(
-    () => [...new Set(["mean", "firing_rate", ...TRIAGE.map((filter) => filter.needs)])].filter((name) => sae.columns.includes(name)),
-    [sae],
+    () => [...new Set(["mean", "firing_rate", ...filterColumns(run, sae)])].filter((name) => sae.columns.includes(name)),
+    [run, sae],
   );
   const columns = useLoad(sae.column_source === "none" ? null : (signal) => api.columns(sae.site, sae.name, names, signal), [sae]);
   useEffect(() => {
@@ -73,8 +33,9 @@ export function LatentsPage({ query }: { query: URLSearchParams }) {
         <div>
           <h1>Latents of {saeTitle(sae)}</h1>
           <p class="lead">
-            {count(sae.d_sae)} {sae.control ? "latents of a control whose directions are random and were not trained" : sae.source_site ? `latents of the ${architecture(sae.architecture)}` : `latents of the ${architecture(sae.architecture)} autoencoder`}
-            {run.unit !== "rows" && (sae.source_site ? ` from ${sae.source_site}, where they fire, to ${sae.site}` : ` at ${sae.site}`)}
+            {count(sae.d_sae)} <Term word="latent">latents</Term> of{" "}
+            {sae.control ? <>a <Term word="control" /> whose directions are random and were not trained</> : sae.source_site ? <>the {architecture(sae.architecture)} <Term word="transcoder" /></> : <>the {architecture(sae.architecture)} <Term word="SAE">autoencoder</Term></>}
+            {run.unit !== "rows" && (sae.source_site ? ` from ${sae.source_site}, where they fire, to ${sae.site}` : <> at the <Term word="site" /> {sae.site}</>)}
             {sae.n_tokens !== null && `, seen on ${count(sae.n_tokens)} ${run.unit}`}.
           </p>
         </div>
@@ -122,7 +83,7 @@ function Usable({ columns, query }: { columns: Record<string, Float32Array>; que
   const slopes = useMemo(() => (rate && mean ? slopesOf(rate, mean) : null), [rate, mean]);
   return (
     <>
-      <TriageRow columns={columns} bounds={bounds} />
+      <Presets columns={columns} bounds={bounds} />
       <div class="usage">
         {mean && rate && (
           <section class="card" aria-labelledby="usage">
@@ -145,51 +106,6 @@ function Usable({ columns, query }: { columns: Record<string, Float32Array>; que
         <List bounds={bounds} query={query} />
       </div>
     </>
-  );
-}
-
-function TriageRow({ columns, bounds }: { columns: Record<string, Float32Array>; bounds: Bounds }) {
-  const usable = TRIAGE.filter((filter) => columns[filter.needs]);
-  const counts = useMemo(
-    () =>
-      usable.map((filter) => {
-        const only: Bounds = { min: {}, max: {} };
-        if (filter.min !== undefined) only.min[filter.needs] = filter.min;
-        if (filter.max !== undefined) only.max[filter.needs] = filter.max;
-        let n = 0;
-        for (let i = 0; i < (columns[filter.needs]?.length ?? 0); i++) n += Number(passes(only, columns, i));
-        return n;
-      }),
-    [columns],
-  );
-  const on = (filter: Triage) => bounds.min[filter.needs] === filter.min && bounds.max[filter.needs] === filter.max;
-  const none = Object.keys(bounds.min).length + Object.keys(bounds.max).length === 0;
-  const clear = Object.fromEntries([...Object.keys(bounds.min).map((k) => [`min_${k}`, null]), ...Object.keys(bounds.max).map((k) => [`max_${k}`, null])]);
-  const chip = (filter: Triage) => (
-    <button
-      type="button"
-      key={filter.name}
-      title={filter.help}
-      aria-pressed={on(filter)}
-      onClick={() => setQuery({ ...clear, ...(on(filter) ? {} : { [`min_${filter.needs}`]: filter.min ?? null, [`max_${filter.needs}`]: filter.max ?? null }), offset: null })}
-    >
-      {filter.name} <span class="count">{count(counts[usable.indexOf(filter)])}</span>
-    </button>
-  );
-  return (
-    <div class="triage">
-      <div class="chips">
-        <button type="button" aria-pressed={none} onClick={() => setQuery({ ...clear, offset: null })}>
-          All <span class="count">{count(Object.values(columns)[0]?.length)}</span>
-        </button>
-      </div>
-      {[...new Set(usable.map((filter) => filter.group))].map((group) => (
-        <div class="chips" role="group" aria-label={group} key={group}>
-          <span class="label">{group}</span>
-          {usable.filter((filter) => filter.group === group).map(chip)}
-        </div>
-      ))}
-    </div>
   );
 }
 
@@ -233,7 +149,8 @@ function List({ bounds, query }: { bounds: Bounds; query: URLSearchParams }) {
           )}
         </p>
       )}
-      <BoundFields bounds={bounds} />
+      <InForce bounds={bounds} />
+      <ExactBounds bounds={bounds} />
       <Await of={list}>
         {(page) =>
           page.total === 0 ? (
@@ -293,57 +210,5 @@ function List({ bounds, query }: { bounds: Bounds; query: URLSearchParams }) {
         }
       </Await>
     </section>
-  );
-}
-
-type ColumnGroup = "firing" | "label" | "place" | "other";
-const COLUMN_GROUPS: [string, ColumnGroup][] = [
-  ["How often and how strongly", "firing"],
-  ["How well the label holds", "label"],
-  ["Where and on what", "place"],
-  ["Other latents and outputs", "other"],
-];
-function groupOf(name: string): ColumnGroup {
-  if (name.includes("auroc") || name.startsWith("label_")) return "label";
-  if (["n_fired", "firing_rate", "n_windows", "mean", "min", "max"].includes(name)) return "firing";
-  return ["first_share", "last_share", "mean_position", "token_entropy"].includes(name) ? "place" : "other";
-}
-
-/** Lower and upper bound of any column. */
-function BoundFields({ bounds }: { bounds: Bounds }) {
-  const { run, sae } = useShared();
-  const n = new Set([...Object.keys(bounds.min), ...Object.keys(bounds.max)]).size;
-  const field = (kind: "min" | "max", name: string) => (
-    <input
-      type="number"
-      step="any"
-      aria-label={`${columnTitle(name)}, ${kind === "min" ? "at least" : "at most"}`}
-      placeholder={kind === "min" ? "at least" : "at most"}
-      value={bounds[kind][name] ?? ""}
-      onChange={(event) => setQuery({ [`${kind}_${name}`]: event.currentTarget.value, offset: null })}
-    />
-  );
-  return (
-    <details class="data">
-      <summary>{n ? `Filters (${n} in force)` : "Filters"}</summary>
-      {COLUMN_GROUPS.map(([group, belongs]) => {
-        const names = sae.columns.filter((name) => groupOf(name) === belongs);
-        return names.length === 0 ? null : (
-          <fieldset class="bounds" key={group}>
-            <legend class="strong">{group}</legend>
-            {names.map((name) => (
-              <>
-                <span title={columnHelp(name, run.unit)}>
-                  {columnTitle(name)}
-                  {SHARES.has(name) && bounds.min[name] !== undefined && <span class="muted"> ≥ {num((bounds.min[name] ?? 0) * 100)}%</span>}
-                </span>
-                {field("min", name)}
-                {field("max", name)}
-              </>
-            ))}
-          </fieldset>
-        );
-      })}
-    </details>
   );
 }

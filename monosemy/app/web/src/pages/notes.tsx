@@ -5,6 +5,7 @@ import { saeTitle } from "../format";
 import { ROW_KEYS, useKeys } from "../keys";
 import { Choice, Message, Named } from "../parts/bits";
 import { NoteBox } from "../parts/note";
+import { Term } from "../parts/term";
 import { setQuery, to, useRoute } from "../router";
 import { sameSae, useShared } from "../state";
 
@@ -32,7 +33,7 @@ export function NotesPage() {
         <div>
           <h1>Notes</h1>
           <p class="lead">
-            Kept in <code>notes.json</code> in the run's folder, apart from everything that can be built anew.
+            What you noted of <Term word="latent">latents</Term>, kept in <code>notes.json</code> in the run's folder, apart from everything that can be built anew.
           </p>
         </div>
         <Choice

@@ -6,7 +6,7 @@ import { count, interval, num, saeTitle, share } from "../format";
 import { ROW_KEYS, useKeys } from "../keys";
 import { Choice, Message } from "../parts/bits";
 import { Found } from "../parts/highlights";
-import { Term } from "../parts/term";
+import { Term, explain } from "../parts/term";
 import { setQuery, to, useRoute } from "../router";
 import { sameSae, useShared } from "../state";
 
@@ -54,9 +54,10 @@ export function OverviewPage() {
         <div>
           <h1>{run.name}</h1>
           <p class="lead">
-            {dictionaries(run.saes)}
-            {controls > 0 && ` and ${controls} ${controls === 1 ? "control" : "controls"}`} of {model.name}
-            {run.unit === "rows" ? ` (${count(run.n_rows)} rows)` : sites.length === 1 ? ` at ${site}` : ` at ${sites.length} sites`}, {count(run.saes[0]?.d_sae)} latents each
+            <Dictionaries saes={run.saes} />
+            {controls > 0 && <> and {controls} <Term word="control">{controls === 1 ? "control" : "controls"}</Term></>} of {model.name}
+            {run.unit === "rows" ? ` (${count(run.n_rows)} rows)` : sites.length === 1 ? <> at the <Term word="site" /> {site}</> : <> at {sites.length} <Term word="site">sites</Term></>},{" "}
+            {count(run.saes[0]?.d_sae)} <Term word="latent">latents</Term> each
             {run.clean_loss !== null && `; the clean model's loss is ${num(run.clean_loss)} nats per token`}.
           </p>
         </div>
@@ -123,14 +124,17 @@ export function OverviewPage() {
 }
 
 /** "8 transcoders and 2 sparse autoencoders", without controls. */
-function dictionaries(saes: SaeEntry[]): string {
+function Dictionaries({ saes }: { saes: SaeEntry[] }) {
   const trained = saes.filter((sae) => !sae.control);
   const transcoders = trained.filter((sae) => sae.source_site).length;
   const autoencoders = trained.length - transcoders;
-  const words = [];
-  if (transcoders) words.push(`${transcoders} ${transcoders === 1 ? "transcoder" : "transcoders"}`);
-  if (autoencoders || !transcoders) words.push(`${autoencoders} sparse ${autoencoders === 1 ? "autoencoder" : "autoencoders"}`);
-  return words.join(" and ");
+  return (
+    <>
+      {transcoders > 0 && <>{transcoders} <Term word="transcoder">{transcoders === 1 ? "transcoder" : "transcoders"}</Term></>}
+      {transcoders > 0 && autoencoders > 0 && " and "}
+      {(autoencoders > 0 || transcoders === 0) && <>{autoencoders} <Term word="SAE">{autoencoders === 1 ? "sparse autoencoder" : "sparse autoencoders"}</Term></>}
+    </>
+  );
 }
 
 function SaeTable({ records, saes }: { records: EvaluationRecord[]; saes: SaeEntry[] }) {
@@ -160,7 +164,7 @@ function SaeTable({ records, saes }: { records: EvaluationRecord[]; saes: SaeEnt
               <th scope="col">SAE</th>
               {columns.map((name) => (
                 <th scope="col" class="n" key={name} aria-sort={sort === name ? (order === "desc" ? "descending" : "ascending") : undefined}>
-                  <button type="button" title={(run.unit === "rows" && ROW_HELP[name]) || TITLES[name][1]} onClick={() => setQuery({ sort: name, order: sort === name && order === "asc" ? "desc" : null })}>
+                  <button type="button" {...explain((run.unit === "rows" && ROW_HELP[name]) || TITLES[name][1])} onClick={() => setQuery({ sort: name, order: sort === name && order === "asc" ? "desc" : null })}>
                     {TITLES[name][0]}
                     <span class="arrow" aria-hidden="true">{sort === name ? (order === "desc" ? "↓" : "↑") : ""}</span>
                   </button>

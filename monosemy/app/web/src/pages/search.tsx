@@ -6,6 +6,7 @@ import { count, num, saeTitle, share } from "../format";
 import { ROW_KEYS, stepRow, useKeys } from "../keys";
 import { Await, Choice, Message } from "../parts/bits";
 import { OwnText } from "../parts/own-text";
+import { Explained, Term } from "../parts/term";
 import { Token } from "../parts/token";
 import { setQuery, to } from "../router";
 import { useLoad, useSettled, useShared } from "../state";
@@ -36,7 +37,7 @@ export function SearchPage({ query }: { query: URLSearchParams }) {
       <div class="head">
         <div>
           <h1>Search</h1>
-          <p class="lead">in {saeTitle(sae)}{run.unit === "rows" ? `, by its ${count(sae.n_tokens)} rows` : ` at ${sae.site}`}</p>
+          <p class="lead">in {saeTitle(sae)}{run.unit === "rows" ? `, by its ${count(sae.n_tokens)} rows` : <>, at the <Term word="site" /> {sae.site}</>}</p>
         </div>
       </div>
       <section class="card stack" aria-label="Search">
@@ -176,14 +177,18 @@ function Hits({ hits, none, token, by }: { hits: SearchHit[]; none: string; toke
       <table>
         <thead>
           <tr>
-            <th scope="col">Latent</th>
-            <th scope="col">Label</th>
+            <th scope="col"><Term word="latent">Latent</Term></th>
+            <th scope="col"><Term word="label">Label</Term></th>
             {token && <th scope="col">{ofRows ? "Strongest of these rows" : "Peaks on"}</th>}
-            {token && <th scope="col" class="n" title={ofRows ? "Mean activation on the matching rows, as a share of its largest" : "How strongly the token stands for this latent"}>Score</th>}
+            {token && (
+              <th scope="col" class="n">
+                <Explained text={ofRows ? "Mean activation on the matching rows, as a share of its largest" : "How strongly the token stands for this latent"}>Score</Explained>
+              </th>
+            )}
             {by && <th scope="col">Near by</th>}
-            {by && <th scope="col" class="n" title="How near its words lie to yours in the model's embedding; 1 is the same">Nearness</th>}
-            <th scope="col" class="n">Fires on</th>
-            <th scope="col" class="n">Label score</th>
+            {by && <th scope="col" class="n"><Explained text="How near its words lie to yours in the model's embedding; 1 is the same">Nearness</Explained></th>}
+            <th scope="col" class="n"><Term word="firing rate">Fires on</Term></th>
+            <th scope="col" class="n"><Term word="label score">Label score</Term></th>
           </tr>
         </thead>
         <tbody>

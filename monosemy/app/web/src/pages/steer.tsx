@@ -5,6 +5,7 @@ import type { SteerColumn, SteerEvent } from "../api";
 import { saeTitle } from "../format";
 import { Choice, Message } from "../parts/bits";
 import { Ramp } from "../parts/context";
+import { Term } from "../parts/term";
 import { setQuery } from "../router";
 import { sentence, useShared } from "../state";
 import { Column, SHADINGS, after, shadeMax } from "../steer/columns";
@@ -32,7 +33,7 @@ export function SteerPage({ query }: { query: URLSearchParams }) {
         <div>
           <h1>Steer</h1>
           <p class="lead">
-            Change latents of {saeTitle(sae)} at {sae.site} while the model writes, and see what that does.
+            Change <Term word="latent">latents</Term> of {saeTitle(sae)} at the <Term word="site" /> {sae.site} while the model writes, and see what that does.
             {saes.length > 1 && " Latents of the run's other SAEs, at this site or another, can be changed in the same pass."}
           </p>
         </div>

@@ -2,6 +2,7 @@
 import type { ComponentChildren } from "preact";
 import { columnTitle } from "../format";
 import type { Loaded } from "../state";
+import { explain } from "./term";
 
 export function Message({ bad, children }: { bad?: boolean; children: ComponentChildren }) {
   return (
@@ -25,7 +26,7 @@ export function Await<T>({ of, children }: { of: Loaded<T>; children: (value: T)
 export interface Option<V extends string> {
   value: V;
   text: string;
-  title?: string;
+  help?: string;
 }
 /** A few choices of which one holds. */
 export function Choice<V extends string>(props: { name: string; value: V; options: Option<V>[]; onPick: (value: V) => void }) {
@@ -36,7 +37,7 @@ export function Choice<V extends string>(props: { name: string; value: V; option
           type="button"
           key={option.value}
           aria-pressed={option.value === props.value}
-          title={option.title}
+          {...explain(option.help)}
           onClick={() => props.onPick(option.value)}
         >
           {option.text}
@@ -95,7 +96,7 @@ export function SortHead(props: {
       class={props.wide ? undefined : "n"}
       aria-sort={on ? (props.order === "desc" ? "descending" : "ascending") : undefined}
     >
-      <button type="button" title={props.help} onClick={() => props.onSort(props.name, on ? next : props.name === "latent" ? "asc" : "desc")}>
+      <button type="button" {...explain(props.help)} onClick={() => props.onSort(props.name, on ? next : props.name === "latent" ? "asc" : "desc")}>
         {columnTitle(props.name)}
         <span class="arrow" aria-hidden="true">
           {on ? (props.order === "desc" ? "↓" : "↑") : ""}

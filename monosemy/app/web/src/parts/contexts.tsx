@@ -90,9 +90,9 @@ export function Contexts({ page, view }: { page: LatentPage; view: ContextView }
             name="Length of contexts"
             value={view.length}
             options={[
-              { value: "line", text: "Line", title: "One line each, peaks in a column (c)" },
-              { value: "passage", text: "Passage", title: "Some words on each side (c)" },
-              { value: "whole", text: "Whole", title: "As the model read it (c)" },
+              { value: "line", text: "Line", help: "One line each, peaks in a column (c)" },
+              { value: "passage", text: "Passage", help: "Some words on each side (c)" },
+              { value: "whole", text: "Whole", help: "As the model read it (c)" },
             ]}
             onPick={setLength}
           />

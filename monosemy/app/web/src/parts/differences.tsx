@@ -5,6 +5,7 @@ import { count, num, oneIn } from "../format";
 import { to } from "../router";
 import { Choice, Named } from "./bits";
 import { Save } from "./save";
+import { Term } from "./term";
 
 type Row = TextDifference["rows"][number];
 type View = "first" | "second" | "both";
@@ -42,7 +43,7 @@ export function Differences({ difference, sae, body }: DifferencesProps) {
         onPick={setView}
       />
       <p class="small muted" role="status">
-        {rows.length < total ? `The ${count(rows.length)} largest differences of ${count(total)}` : `${count(total)} ${total === 1 ? "latent" : "latents"}`}; the largest first, by how unusual the activation is for its latent.
+        {rows.length < total ? `The ${count(rows.length)} largest differences of ${count(total)}` : `${count(total)} ${total === 1 ? "latent" : "latents"}`}; the largest first, by how <Term word="unusual" /> the activation is for its latent.
         {leftOut("first", difference.n_dropped_first)}
         {leftOut("second", difference.n_dropped_second)}
       </p>
@@ -51,7 +52,7 @@ export function Differences({ difference, sae, body }: DifferencesProps) {
         <table>
           <thead>
             <tr>
-              <th scope="col">Latent</th>
+              <th scope="col"><Term word="latent">Latent</Term></th>
               <th scope="col" class="n">First, as strong on</th>
               <th scope="col" class="n">Second, as strong on</th>
               <th scope="col" class="n">Tokens</th>

@@ -1,6 +1,7 @@
 /** A chat model's explanation of a latent, with the scores of monosemy/features/explain/explanations.py and what they rest on. */
 import type { Explanation as ExplanationBody } from "../api";
 import { count, num } from "../format";
+import { Explained } from "./term";
 
 type Score = ExplanationBody["scores"][string];
 
@@ -45,7 +46,7 @@ export function Explanation({ explanation }: { explanation: ExplanationBody }) {
             <tbody>
               {scores.map(([name, score]) => (
                 <tr key={name}>
-                  <th scope="row" title={NAMES[name]?.[1]}>{NAMES[name]?.[0] ?? name}</th>
+                  <th scope="row"><Explained text={NAMES[name]?.[1] ?? ""}>{NAMES[name]?.[0] ?? name}</Explained></th>
                   <td>
                     {MEASURES.filter((measure) => measure in score)
                       .map((measure) => `${MEASURE_NAMES[measure]} ${num(score[measure])}${ends(score, measure)}`)

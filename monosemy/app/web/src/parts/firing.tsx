@@ -3,9 +3,10 @@ import { useState } from "preact/hooks";
 import type { SaeEntry, TextResult } from "../api";
 import { count, num, oneIn } from "../format";
 import { to } from "../router";
-import { Choice, Named, Pager } from "./bits";
+import { sentence } from "../state";
+import { Choice, Message, Named, Pager } from "./bits";
 import { Save } from "./save";
-import { Term } from "./term";
+import { Explained, Term } from "./term";
 import { quoted, shade } from "./tokens";
 
 type Body = { text: string; chat: boolean };
@@ -81,8 +82,8 @@ function Table({ result, sae, at, role, onPoint }: { result: TextResult; sae: Sa
       <table>
         <thead>
           <tr>
-            <th scope="col">Latent</th>
-            {rare && <th scope="col" class="n" title="On how many tokens of the features' text the latent is at least this strong">As strong on</th>}
+            <th scope="col"><Term word="latent">Latent</Term></th>
+            {rare && <th scope="col" class="n"><Explained text="On how many tokens of the features' text the latent is at least this strong">As strong on</Explained></th>}
             <th scope="col" class="n">Activation</th>
             {at === null && <th scope="col">Strongest at</th>}
             {at === null && <th scope="col" class="n">Tokens</th>}

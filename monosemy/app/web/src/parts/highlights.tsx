@@ -7,6 +7,7 @@ import { useLoad, useShared } from "../state";
 import { TalkLike } from "../steer/talk-like";
 import { Await } from "./bits";
 import { Context } from "./context";
+import { clearQuery } from "./filters";
 import { RowExample } from "./row-examples";
 import { Term } from "./term";
 import { dense, quoted } from "./tokens";
@@ -26,7 +27,7 @@ export function Found({ sae }: { sae: SaeEntry }) {
                 <p class="small muted">
                   {summary.n_clear > 0 ? (
                     <>
-                      {count(summary.n_clear)} of {count(sae.d_sae)} latents of {saeTitle(sae)} are clear: their <Term word="label score">label's score</Term> is at least{" "}
+                      <a href={to.latents(sae.site, sae.name, clearQuery(run, sae))}>{count(summary.n_clear)} of {count(sae.d_sae)} latents</a> of {saeTitle(sae)} are clear: their <Term word="label score">label's score</Term> is at least{" "}
                       {summary.clear_score} even at the lower end of its interval, and they are neither very rare nor common. Some of them, unlike each other:
                     </>
                   ) : (

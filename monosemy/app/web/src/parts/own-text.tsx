@@ -9,6 +9,7 @@ import { DataTable, Message } from "./bits";
 import { Context, Ramp } from "./context";
 import { Differences } from "./differences";
 import { Firing } from "./firing";
+import { explain } from "./term";
 import { quoted } from "./tokens";
 
 interface OwnTextProps {
@@ -91,7 +92,7 @@ export function OwnText({ sae, latent, max, onResult }: OwnTextProps) {
             </button>
           )}
           {model.chat !== false && (
-            <label class="check" title="Lines that begin with “User:”, “Assistant:” or “System:” begin a message; or a JSON list of role and content">
+            <label class="check" {...explain("Lines that begin with “User:”, “Assistant:” or “System:” begin a message; or a JSON list of role and content")}>
               <input type="checkbox" checked={chat} onChange={(event) => setQuery({ chat: event.currentTarget.checked })} />
               A chat: lines “User:”, “Assistant:”
             </label>

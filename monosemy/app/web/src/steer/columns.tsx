@@ -8,11 +8,11 @@ import { quoted } from "../parts/tokens";
 import { COLUMNS } from "./settings";
 
 export type Shading = "change" | "kl" | "latent" | "none";
-export const SHADINGS: { value: Shading; text: string; title: string }[] = [
-  { value: "latent", text: "Latent", title: "A changed latent's activation, after the change" },
-  { value: "kl", text: "KL", title: "How far the predictions moved from the unsteered model's, in nats" },
-  { value: "change", text: "Log-probability", title: "How much likelier (orange) or less likely (blue) the token became, in nats" },
-  { value: "none", text: "Plain", title: "No shades" },
+export const SHADINGS: { value: Shading; text: string; help: string }[] = [
+  { value: "latent", text: "Latent", help: "A changed latent's activation, after the change" },
+  { value: "kl", text: "KL", help: "How far the predictions moved from the unsteered model's, in nats" },
+  { value: "change", text: "Log-probability", help: "How much likelier (orange) or less likely (blue) the token became, in nats" },
+  { value: "none", text: "Plain", help: "No shades" },
 ];
 
 type Measure = Extract<SteerEvent, { kind: "measure" }>;
@@ -107,7 +107,7 @@ function Measures({ measure, traced, latent }: { measure: Measure; traced: numbe
       <dl>
         <dt><Term word="perplexity">Perplexity</Term></dt>
         <dd>{num(measure.perplexity)}</dd>
-        <dt><Explained text="Share of distinct pairs of tokens; low means repetition.">Distinct pairs</Explained></dt>
+        <dt><Term word="distinct pairs">Distinct pairs</Term></dt>
         <dd>{num(two, 2)}</dd>
         <dt><Term word="KL" /></dt>
         <dd>{num(measure.mean_kl)}</dd>

@@ -4,6 +4,7 @@ import { api } from "../api";
 import type { Edit, EditUnit, LatentPage, Operation, SaeEntry } from "../api";
 import { num, saeOption, saeTitle } from "../format";
 import { Message, Named } from "../parts/bits";
+import { explain } from "../parts/term";
 import { to } from "../router";
 import { useLoad, useSettled, useShared } from "../state";
 import { OPERATIONS, UNITS, editable, hasUnit, labelOf, range, saeOf } from "./settings";
@@ -74,7 +75,7 @@ function OneEdit({ sae, other, edit, onSet, onRemove }: OneEditProps) {
       </div>
       {other && <p class="small muted">of {saeTitle(sae)} at {sae.site}</p>}
       <div class="knobs">
-        <select aria-label={`What to do to ${name}`} value={edit.operation} title={OPERATIONS.find((option) => option.value === edit.operation)?.help} onChange={(event) => onSet({ operation: event.currentTarget.value as Operation })}>
+        <select aria-label={`What to do to ${name}`} value={edit.operation} {...explain(OPERATIONS.find((option) => option.value === edit.operation)?.help)} onChange={(event) => onSet({ operation: event.currentTarget.value as Operation })}>
           {OPERATIONS.map((option) => (
             <option value={option.value} key={option.value}>{option.text}</option>
           ))}

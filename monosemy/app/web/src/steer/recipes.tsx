@@ -4,6 +4,7 @@ import { api } from "../api";
 import type { Recipes as RecipeList, SaeEntry, SteeringRecipe } from "../api";
 import { shellQuoted } from "../format";
 import { Message } from "../parts/bits";
+import { explain } from "../parts/term";
 import { go, to } from "../router";
 import { sentence, useLoad, useShared } from "../state";
 import { editText, recipeOf, recipeQuery } from "./settings";
@@ -75,7 +76,7 @@ function OneRecipe({ recipe, onForget }: { recipe: SteeringRecipe; onForget: () 
   const about = [recipe.about, `${recipe.edits.length} ${recipe.edits.length === 1 ? "edit" : "edits"} of ${saes.size === 1 ? [...saes][0] : `${saes.size} SAEs`}`];
   return (
     <li>
-      <button type="button" class="quiet pick" title={about.filter(Boolean).join(" ")} onClick={() => go(to.steer(site, name, recipeQuery(recipe)))}>{recipe.name}</button>
+      <button type="button" class="quiet pick" {...explain(about.filter(Boolean).join(" "))} onClick={() => go(to.steer(site, name, recipeQuery(recipe)))}>{recipe.name}</button>
       <button type="button" class="quiet icon" aria-label={`Forget ${recipe.name}`} title="Forget" onClick={onForget}>×</button>
     </li>
   );

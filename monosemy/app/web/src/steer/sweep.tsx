@@ -5,6 +5,7 @@ import type { SaeEntry, SweepEvent } from "../api";
 import { Lines } from "../charts/lines";
 import { num } from "../format";
 import { Message } from "../parts/bits";
+import { Term } from "../parts/term";
 import { setQuery, useRoute } from "../router";
 import { sentence, useShared } from "../state";
 import { patient } from "./patient";
@@ -87,9 +88,9 @@ export function Sweep({ settings, sae, busy, onBusy }: { settings: Settings; sae
                 <tr>
                   <th scope="col" class="n">Strength</th>
                   <th scope="col">Answer</th>
-                  <th scope="col" class="n">Perplexity</th>
-                  <th scope="col" class="n">KL</th>
-                  <th scope="col" class="n">Distinct pairs</th>
+                  <th scope="col" class="n"><Term word="perplexity">Perplexity</Term></th>
+                  <th scope="col" class="n"><Term word="KL" /></th>
+                  <th scope="col" class="n"><Term word="distinct pairs">Distinct pairs</Term></th>
                 </tr>
               </thead>
               <tbody>

@@ -4,6 +4,7 @@ import { api } from "../api";
 import type { SaeEntry, SteerEvent, SteerExamples, SweepEvent } from "../api";
 import { num } from "../format";
 import { Message } from "../parts/bits";
+import { Term } from "../parts/term";
 import { to } from "../router";
 import { sentence, useShared } from "../state";
 import { patient } from "./patient";
@@ -150,7 +151,7 @@ function Written({ sae, example, plain, strengths }: { sae: SaeEntry; example: E
             ))}
           </span>
           <span class="muted">
-            {n > 0 ? `It says ${n === 1 ? "one of its words once" : `its words ${n} times`}` : "It says none of its words"}; perplexity under the unsteered model {num(current.perplexity)}.{" "}
+            {n > 0 ? `It says ${n === 1 ? "one of its words once" : `its words ${n} times`}` : "It says none of its words"}; <Term word="perplexity" /> under the unsteered model {num(current.perplexity)}.{" "}
             <a href={to.steer(sae.site, sae.name, { e: `${example.latent}:set:${current.value}:norm`, say: `Talk about ${example.words[0]}.` })}>Go on on the steering page</a>
           </span>
         </div>
