@@ -114,8 +114,9 @@ def _html(evidence: Evidence) -> str:
         "A token's shade says how unusual its most unusual latent is: the darkest is as strong on one in 100,000 "
         "tokens or fewer. Point at a token for the latent."
     )
+    scroll = Html('<div class="scroll" tabindex="0" role="region" aria-label="Latents, table">{}</div>')
     body = Html('<article id="text"><p>{}</p><p class="ctx">{}</p>{}{}</article>').format(
-        how, shaded_text(reading, evidence.labels), table, facts
+        how, shaded_text(reading, evidence.labels), scroll.format(table), facts
     )
     name = "Which latents fire in a text"
     return html_page.page(name, Html("<p>{}</p>").format(evidence.about.get("SAE", "")), [], body, foot=Html())

@@ -86,7 +86,7 @@ def views_of(run: Path, sae: SavedSae, latent: int) -> dict[str, View]:
     views = {
         "overview": View(""),
         "latents": View(f"latents/{place}"),
-        "filters": View(f"latents/{place}?min_firing_rate=0.01&min_token_entropy=4"),
+        "filters": View(f"latents/{place}?min_firing_rate=0.01&min_token_entropy=6"),
         "latent": View(f"latent/{place}/{latent}"),
         "search": View(f"search/{place}?q={CONCEPT}", _find_by_meaning),
         "token": View(f"search/{place}?mode=token&q=%20July"),

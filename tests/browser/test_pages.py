@@ -185,11 +185,11 @@ def test_filters_say_their_numbers_add_up_and_leave_one_by_one(server, new_page)
     page.get_by_role("button", name="Common").click()
     page.get_by_role("button", name="Many tokens").click()
     in_force = page.get_by_role("list", name="Filters in force").get_by_role("listitem")
-    expect(in_force).to_contain_text(["Fires on at least 1.0%", "Token entropy at least 4"])
+    expect(in_force).to_contain_text(["Fires on at least 1.0%", "Token entropy at least 6"])
     wait_for_answers(page)
     rates = page.locator("tbody tr td:nth-child(3)").all_inner_texts()
     assert all(float(text.strip("%")) >= 1 for text in rates)
-    page.get_by_role("button", name="Token entropy at least 4: leave this filter out").click()
+    page.get_by_role("button", name="Token entropy at least 6: leave this filter out").click()
     expect(in_force).to_have_count(1)
     page.get_by_text("Exact bounds (1 in force)").click()
     bound = page.get_by_label("Fires on, at least, in %")
@@ -358,9 +358,10 @@ def test_compare_matches_two_saes(server, new_page):
     page.get_by_role("button", name=re.compile(r"^Only in the first")).click()
     expect(page).to_have_url(re.compile("view=only_a"))
     expect(page.get_by_role("button", name=re.compile(r"^Only in the first"))).to_contain_text(f"{1152 - matched:,}")
-    page.get_by_role("button", name="Correlation").click()
+    by_correlation = page.get_by_role("group", name="Match by").get_by_role("button", name="Correlation")
+    by_correlation.click()
     expect(page).to_have_url(re.compile("by=correlation"))
-    expect(page.get_by_role("button", name="Correlation")).to_have_attribute("aria-pressed", "true")
+    expect(by_correlation).to_have_attribute("aria-pressed", "true")
 
 
 def test_compare_opens_with_the_sae_at_hand_beside_the_one_that_suits_it(server, new_page):
@@ -368,8 +369,9 @@ def test_compare_opens_with_the_sae_at_hand_beside_the_one_that_suits_it(server,
     for first, second in ((NAME, OTHER), (OTHER, NAME)):
         page.goto(f"{server.address}/latents/{SITE}/{first}")
         page.get_by_role("link", name="Compare").click()
-        expect(page.get_by_label("First", exact=True)).to_have_value(f"{SITE}/{first}")
-        expect(page.get_by_label("Second", exact=True)).to_have_value(f"{SITE}/{second}")
+        choices = page.locator("section[aria-label='Which SAEs'] select")
+        expect(choices.first).to_have_value(f"{SITE}/{first}")
+        expect(choices.last).to_have_value(f"{SITE}/{second}")
         wait_for_answers(page)
         expect(page.locator("section[aria-label=Latents] tbody tr").first).to_be_visible()
         assert page.url == f"{server.address}/compare"

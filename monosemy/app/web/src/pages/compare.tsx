@@ -35,7 +35,7 @@ export function ComparePage({ query }: { query: URLSearchParams }) {
   const view = (["matched", "only_a", "only_b"] as const).find((name) => name === query.get("view")) ?? "matched";
   const offset = Number(query.get("offset")) || 0;
   const comparison = useLoad(
-    (signal) => api.compare({ a: key(a), b: key(b), by, threshold, view, offset, limit: LIMIT }, signal),
+    run.saes.length < 2 ? null : (signal) => api.compare({ a: key(a), b: key(b), by, threshold, view, offset, limit: LIMIT }, signal),
     [a, b, by, threshold, view, offset],
   );
   useEffect(() => {
@@ -70,6 +70,7 @@ export function ComparePage({ query }: { query: URLSearchParams }) {
             {pick("b", b)}
           </div>
         </section>
+        {run.saes.length < 2 && <Message>This run has one SAE, so there is nothing to compare it with.</Message>}
         <Await of={comparison}>{(value) => <Compared comparison={value} a={a} b={b} picked={picked} offset={offset} />}</Await>
       </div>
     </>

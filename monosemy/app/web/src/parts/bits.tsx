@@ -48,11 +48,12 @@ export function Choice<V extends string>(props: { name: string; value: V; option
 }
 
 /** The numbers behind a plot. */
-export function DataTable({ title, head, rows }: { title: string; head: string[]; rows: (string | number)[][] }) {
+/** With `of`, what the table is of, where a page has several of one title. */
+export function DataTable({ title, of, head, rows }: { title: string; of?: string; head: string[]; rows: (string | number)[][] }) {
   return (
     <details class="data">
       <summary>{title} as a table</summary>
-      <div class="scroll" tabIndex={0} role="region" aria-label={`${title}, table`}>
+      <div class="scroll" tabIndex={0} role="region" aria-label={`${title}${of ? ` of ${of}` : ""}, table`}>
         <table>
           <thead>
             <tr>

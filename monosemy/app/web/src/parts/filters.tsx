@@ -26,14 +26,14 @@ const FILTERS: Filter[] = [
   { group: "Label", name: "Fits closely", help: "The label tells where it fires with a score of at least 0.95", min: { label_auroc: 0.95 } },
   { group: "Label", name: "Fails", help: "The label tells where it fires with a score of at most 0.7, where 0.5 is chance", max: { label_auroc: 0.7 } },
   { group: "How often", name: "Dead", help: "Never fired on what the features were built from", max: { firing_rate: 0 } },
-  { group: "How often", name: "Rare", help: "Fires, on at most 0.01%: once in 10,000", min: { n_fired: 1 }, max: { firing_rate: 1e-4 } },
+  { group: "How often", name: "Rare", help: "Fires, on at most 0.05%: once in 2,000", min: { n_fired: 1 }, max: { firing_rate: 5e-4 } },
   { group: "How often", name: "Common", help: "Fires on at least 1%", min: { firing_rate: 0.01 } },
   { group: "How often", name: "Over-active", help: "Fires on at least 10%", min: { firing_rate: 0.1 } },
   { group: "On what", name: "One token", help: "Almost always the same token: entropy of at most 0.5 bits", max: { token_entropy: 0.5 } },
-  { group: "On what", name: "Many tokens", help: "As many different ones as 16 equally common ones: entropy of at least 4 bits", min: { token_entropy: 4 } },
+  { group: "On what", name: "Many tokens", help: "As many different ones as 64 equally common ones: entropy of at least 6 bits", min: { token_entropy: 6 } },
   { group: "On what", name: "First token", help: "At least half of its firing falls on the first token of a document", min: { first_share: 0.5 } },
   { group: "Like others", name: "Near copies", help: "Decoder cosine of at least 0.9 with another latent", min: { top_cosine: 0.9 } },
-  { group: "Like others", name: "On its own", help: "Decoder cosine of at most 0.3 with every other latent", max: { top_cosine: 0.3 } },
+  { group: "Like others", name: "On its own", help: "Decoder cosine of at most 0.2 with every other latent", max: { top_cosine: 0.2 } },
 ];
 
 /** The presets for which an SAE has the columns; the first is what the overview calls clear, as the server counts it. */

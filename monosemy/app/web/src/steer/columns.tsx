@@ -94,12 +94,12 @@ export function Column({ answer, shading, max, running, controls, traced, latent
           />
         )}
       </div>
-      {measure && <Measures measure={measure} traced={traced} latent={latent} />}
+      {measure && <Measures measure={measure} column={answer.column} traced={traced} latent={latent} />}
     </section>
   );
 }
 
-function Measures({ measure, traced, latent }: { measure: Measure; traced: number; latent: string | null }) {
+function Measures({ measure, column, traced, latent }: { measure: Measure; column: SteerColumn; traced: number; latent: string | null }) {
   const name = latent === null ? "Latent" : `Latent ${latent}`;
   const [, two = null] = measure.distinct;
   return (
@@ -127,6 +127,7 @@ function Measures({ measure, traced, latent }: { measure: Measure; traced: numbe
       </details>
       <DataTable
         title="Tokens"
+        of={column}
         head={["Token", "Log-prob.", "Unsteered", "Change", "KL", `${name} before`, "after"]}
         rows={measure.tokens.map((token) => [
           quoted(token.text),
