@@ -22,6 +22,7 @@ from typing import Any
 from monosemy.errors import UserError
 from monosemy.support.files import write_text
 from research import records
+from research.examples import tables as examples
 from research.formats import tables as formats
 from research.frontier import tables as frontier
 from research.graphs import tables as graphs
@@ -43,6 +44,7 @@ from research.transcoders import tables as transcoders
 
 REPOSITORY = Path(__file__).parents[1]
 STUDIES: Mapping[str, Callable[[Mapping[str, Any]], Mapping[str, str]]] = {
+    "examples": examples.tables,
     "formats": formats.tables,
     "frontier": frontier.tables,
     "graphs": graphs.tables,

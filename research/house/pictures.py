@@ -209,8 +209,8 @@ def main(words: list[str] | None = None) -> None:
 def varied_latent(run: Path, sae: SavedSae) -> int:
     """Of the latents that were found, the one that fires on most different tokens."""
     database = open_features(run, *sae.key)
-    found = highlights(database).latents
-    return max(found, key=lambda latent: float(database.columns["token_entropy"][latent]))
+    clear = highlights(database).latents
+    return max(clear, key=lambda latent: float(database.columns["token_entropy"][latent]))
 
 
 def six(browser: Any, view: View, *, whole: bool) -> Iterator[tuple[int, str, Image.Image]]:

@@ -331,8 +331,8 @@ def measure(folder: Path, m: int, n: int, seconds: float) -> dict[str, Any]:
 
 CONCEPTS = ("gender", "anger", "bracket", "nation", "money", "music", "illness", "weather", "law", "food")
 SENTENCES = tuple(
-    f"The committee met in {month}. A {thing} was read aloud, and in the evening they decided about the new library."
-    for month, thing in (("May", "letter"), ("June", "poem"), ("July", "law"), ("August", "list"), ("March", "song"))
+    f"The committee met in {month}. A {paper} was read aloud, and in the evening they decided about the new library."
+    for month, paper in (("May", "letter"), ("June", "poem"), ("July", "law"), ("August", "list"), ("March", "song"))
 )
 
 
@@ -353,7 +353,7 @@ def model_milliseconds(run: Path, n: int) -> dict[str, Any]:
                 {"text": SENTENCES[i % len(SENTENCES)], "other": SENTENCES[(i + 1) % len(SENTENCES)]} for i in range(n)
             ],
         }
-        return {name: latencies(client, [f"{base}/{name}"] * n, asked) for name, asked in bodies.items()}
+        return {name: latencies(client, [f"{base}/{name}"] * n, body) for name, body in bodies.items()}
     finally:
         process.terminate()
         process.wait()

@@ -15,7 +15,20 @@ def tables(records: Mapping[str, Record]) -> dict[str, str]:
     tables = {"topic": wish_table(record["topic"]["judged"], "mentions the topic")}
     for kind in ("technical", "plain"):
         tables[kind] = wish_table(record["tone"][kind]["judged"], "words of three and more syllables")
-    return tables | {"bias": bias_table(record["bias"]["changed"])}
+    return tables | {"bias": bias_table(record["bias"]["changed"]), "ablation": ablation_table(records["ablation"])}
+
+
+def ablation_table(record: Record) -> str:
+    """How often each behaviour comes, per cent of the judged prompts, unsteered, silenced, and with random latents."""
+    rows = []
+    for name, row in record["behaviours"].items():
+        random = ", ".join(f"{100 * control['mean']:.0f}" for control in row["random"])
+        latents = "; ".join(f"{entry['latent']} ({entry['label'] or 'no label'})" for entry in row["latents"])
+        cells = [interval(row[when]["mean"], row[when]["interval"], ".0f", 100) for when in ("before", "after")]
+        fluent = " → ".join(f"{100 * share:.0f}" for share in row["fluent"])
+        rows.append([name, latents, *cells, random, fluent])
+    heads = ["what the model does", "latents silenced", "unsteered", "silenced", "random latents", "fluent"]
+    return markdown(heads, rows)
 
 
 def bias_table(changed: Record) -> str:

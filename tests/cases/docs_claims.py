@@ -135,6 +135,16 @@ def _circuits_page() -> Iterator[str]:
 
 
 def _steering_page() -> Iterator[str]:
+    ablation = records_of("steering")["ablation"]
+    judged = {row["n"] for row in ablation["behaviours"].values()}
+    yield f"{ablation['n_tried']} latents are tried on {ablation['n_search']} prompts"
+    yield f"in per cent of {judged.pop()} answers with 95% intervals over them"
+    assert not judged
+    change = ablation["behaviours"]["names a month"]["change"]
+    high, low = (f"{-100 * end:.0f}" for end in change["interval"])
+    yield f"naming of months, by {-100 * change['mean']:.0f} points [{low}, {high}]"
+    others = [row["change"]["interval"] for name, row in ablation["behaviours"].items() if name != "names a month"]
+    assert all(high >= 0 for _, high in others), "of the others no change is clear"
     record = records_of("steering")["steering"]
     topic, bias = record["topic"], record["bias"]
     n_search, n_judged = len(topic["search"]), len(topic["questions"])

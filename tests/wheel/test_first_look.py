@@ -74,9 +74,9 @@ def test_the_first_look_is_an_sae_with_features(environment: Path, run: Path):
     folder = run / "saes" / SITE / NAME
     assert (folder / "sae.safetensors").stat().st_size > 2 * 4 * 576 * 576
     assert [(sae.label, sae.first_look) for sae in saved_saes(run)] == [(f"{SITE}/{NAME}", True)]
-    shown = installed(environment, "monosemy", "info", str(run))
-    assert shown.returncode == 0, shown.stderr
-    assert NAME in shown.stdout
+    summary = installed(environment, "monosemy", "info", str(run))
+    assert summary.returncode == 0, summary.stderr
+    assert NAME in summary.stdout
 
 
 def test_its_pages_show_the_latents(environment: Path, run: Path):
@@ -85,8 +85,8 @@ def test_its_pages_show_the_latents(environment: Path, run: Path):
         (sae,) = json.loads(fetch(f"{address}api/run"))["saes"]
         assert (sae["site"], sae["name"], sae["has_features"]) == (SITE, NAME, True)
         features = f"{address}api/f/{SITE}/{NAME}"
-        listed = json.loads(fetch(f"{features}/latents?sort=label_auroc&order=desc&limit=5"))
-        assert listed["total"] == 576
-        page = json.loads(fetch(f"{features}/latent/{listed['rows'][0]['latent']}"))
+        answer = json.loads(fetch(f"{features}/latents?sort=label_auroc&order=desc&limit=5"))
+        assert answer["total"] == 576
+        page = json.loads(fetch(f"{features}/latent/{answer['rows'][0]['latent']}"))
         assert page["label"]["text"]
         assert page["examples"]

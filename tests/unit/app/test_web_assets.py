@@ -75,8 +75,8 @@ def test_the_pages_stay_light(name, most):
 
 def test_every_word_of_the_pages_glossary_stands_on_a_page():
     source = (WEB / "src" / "parts" / "term.tsx").read_text()
-    listed = source.split("export const TERMS = {")[1].split("} as const;")[0]
-    words = re.findall(r'^  "?([\w ]+?)"?: "', listed, re.MULTILINE)
+    terms = source.split("export const TERMS = {")[1].split("} as const;")[0]
+    words = re.findall(r'^  "?([\w ]+?)"?: "', terms, re.MULTILINE)
     assert len(words) > 15
     pages = "".join(path.read_text() for path in (WEB / "src").rglob("*.tsx") if path.name != "term.tsx")
     assert [word for word in words if f'word="{word}"' not in pages] == []

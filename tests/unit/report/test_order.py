@@ -28,8 +28,8 @@ class Outline(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         if tag in ("figure", "article", "table", "section"):
-            seen = self.folded if "details" in self._open else self.unfolded
-            seen.append(f"section {dict(attrs).get('id')}" if tag == "section" else tag)
+            sections = self.folded if "details" in self._open else self.unfolded
+            sections.append(f"section {dict(attrs).get('id')}" if tag == "section" else tag)
         if tag not in VOID:
             self._open.append(tag)
 
