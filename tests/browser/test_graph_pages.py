@@ -178,7 +178,7 @@ def test_edits_move_the_logits_of_the_real_model(graphs, new_page):
     before = result.first.inner_text()
     page.get_by_label(re.compile("Factor of")).fill("3")
     expect(page.get_by_text("The edits changed since")).to_be_visible()
-    page.get_by_role("button", name="Attention held").click()
+    page.get_by_role("group", name="Attention").get_by_role("button", name="Attention held").click()
     page.get_by_role("button", name="Run the model").click()
     expect(page.get_by_text("The edits changed since")).to_have_count(0)
     assert result.first.inner_text() != before

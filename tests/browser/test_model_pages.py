@@ -163,7 +163,7 @@ def test_one_click_makes_the_model_talk_like_a_latent(server, new_page):
     expect(strengths.last).to_have_attribute("aria-pressed", "true")
     value = strengths.last.inner_text()
     talk.get_by_role("link", name="Go on on the steering page").click()
-    expect(page).to_have_url(re.compile(rf"/steer/{re.escape(SITE)}/{NAME}\?e=\d+%3Aset%3A{value}%3Anorm"))
+    expect(page).to_have_url(re.compile(rf"/steer/{re.escape(SITE)}/[\w-]+\?e=\d+%3Aset%3A{value}%3Anorm"))
 
 
 def test_a_concept_is_found_by_meaning(server, new_page):
