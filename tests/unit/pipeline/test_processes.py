@@ -1,4 +1,4 @@
-"""`monosemy train --processes`, and under torchrun: the files of one process, also after a kill and a full disk."""
+"""Commands with `--processes`, and under torchrun: the files of one process, also after a kill and a full disk."""
 
 from __future__ import annotations
 
@@ -53,19 +53,30 @@ def settings(tmp_path_factory) -> Path:
     return file
 
 
+@pytest.fixture(scope="module")
+def alone(settings, tmp_path_factory) -> Path:
+    """The run of one process."""
+    run = tmp_path_factory.mktemp("alone") / "run"
+    ended_well(start_training(settings, run, 1))
+    return run
+
+
 def environment(run: Path) -> dict[str, str]:
     """One thread a process, and a cache of its own beside the run."""
     threads = dict.fromkeys(("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     return {**os.environ, **threads, "MONOSEMY_CACHE": str(run.parent / "cache"), "MONOSEMY_QUIET": "1"}
 
 
-def start(settings: Path, run: Path, n_processes: int, *, by_torchrun: bool = False) -> subprocess.Popen[str]:
-    """`monosemy train` on so many processes."""
-    words = ["train", str(settings), "--run", str(run)]
+def start(words: list[str], run: Path, n_processes: int, *, by_torchrun: bool = False) -> subprocess.Popen[str]:
+    """`monosemy WORDS` on so many processes."""
     command = [sys.executable, "-m", "monosemy", *words, "--processes", str(n_processes)]
     if by_torchrun:
         command = under_torchrun(n_processes, words)
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(run))
+
+
+def start_training(settings: Path, run: Path, n_processes: int, *, by_torchrun: bool = False) -> subprocess.Popen[str]:
+    return start(["train", str(settings), "--run", str(run)], run, n_processes, by_torchrun=by_torchrun)
 
 
 def n_checkpoints(run: Path, rank: int) -> int:
@@ -103,13 +114,10 @@ main(["train", *sys.argv[1:]])
 
 @pytest.mark.timeout(1200)
 def test_after_a_full_disk_and_a_kill_the_same_and_more_processes_end_in_the_bytes_of_one(
-    settings, tmp_path, monkeypatch
+    settings, alone, tmp_path, monkeypatch
 ):
-    alone, shared, same = (tmp_path / name / "run" for name in ("alone", "shared", "same"))
-    for run in (alone, shared):
-        run.parent.mkdir()
-    whole = start(settings, alone, 1)
-
+    shared, same = (tmp_path / name / "run" for name in ("shared", "same"))
+    shared.parent.mkdir()
     monkeypatch.setenv("MONOSEMY_CACHE", environment(shared)["MONOSEMY_CACHE"])
     ends = ended(start_ranks(FULL_DISK, 2, str(settings), "--run", str(shared)))
     # The other one ends by itself: with an error, or, where it trains, with its work saved as after a signal.
@@ -121,7 +129,7 @@ def test_after_a_full_disk_and_a_kill_the_same_and_more_processes_end_in_the_byt
     moment = random.SystemRandom().uniform(0, 0.5)
     number = random.SystemRandom().randrange(2)
     before = n_checkpoints(shared, 1)
-    started = start(settings, shared, 2)
+    started = start_training(settings, shared, 2)
     while started.poll() is None and n_checkpoints(shared, 1) == before:
         time.sleep(0.005)
     time.sleep(moment)
@@ -135,11 +143,50 @@ def test_after_a_full_disk_and_a_kill_the_same_and_more_processes_end_in_the_byt
     ]
 
     shutil.copytree(shared.parent, same.parent)
-    for process in (whole, start(settings, shared, 3), start(settings, same, 2, by_torchrun=True)):
-        _, errors = process.communicate(timeout=600)
-        assert process.returncode == 0, errors
+    for process in (start_training(settings, shared, 3), start_training(settings, same, 2, by_torchrun=True)):
+        ended_well(process)
     assert results(shared) == results(alone)
     assert results(same) == results(alone)
+
+
+def ended_well(process: subprocess.Popen[str]) -> str:
+    """What a process prints that must end without an error."""
+    output, errors = process.communicate(timeout=600)
+    assert process.returncode == 0, errors
+    return output
+
+
+@pytest.mark.timeout(1200)
+def test_evaluation_and_features_have_the_same_bytes_whichever_processes_make_them(alone, tmp_path):
+    printed = {}
+    for n_processes in (1, 2):
+        run = tmp_path / str(n_processes) / "run"
+        shutil.copytree(alone.parent, run.parent)
+        (run / "evaluation.json").unlink()
+        saes = [str(folder.relative_to(run / "saes")) for folder in sorted(run.glob("saes/*/*"))]
+        evaluate, build = ["evaluate", str(run)], ["features", str(run), "--tokens", "1k", "--saes", *saes]
+        output = ended_well(start(evaluate, run, n_processes))
+        if n_processes == 2:
+            killed = start(build, run, 2)
+            while killed.poll() is None and not (run / "features" / ".work-1").exists():
+                time.sleep(0.002)
+            kill_rank(killed, 1)
+            _, errors = killed.communicate(timeout=300)
+            assert errors.startswith("error: rank 1 was ended by SIGKILL")
+        output += ended_well(start(build, run, n_processes))
+        printed[n_processes] = output.replace(str(run), "RUN")
+    one, two = (tmp_path / str(n_processes) / "run" for n_processes in (1, 2))
+    assert len({Path(name).parts[:3] for name in features(one)}) == len(saes) == 6
+    assert features(one) == features(two)
+    assert results(one) == results(two)
+    assert printed[1] == printed[2]
+
+
+def features(run: Path) -> dict[str, bytes]:
+    """The files of a run's feature databases, without the time at which each was made."""
+    files = (path for path in run.glob("features/*/*/*") if path.is_file())
+    contents = {str(path.relative_to(run)): path.read_bytes() for path in files}
+    return {name: re.sub(rb'"created": "[^"]+"', b"", content) for name, content in contents.items()}
 
 
 OTHER_TEXT = """
