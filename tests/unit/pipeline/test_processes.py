@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
-from rank_processes import ended, kill_rank, start_ranks, under_torchrun
+from rank_processes import Ended, ended, kill_rank, start_ranks, under_torchrun
 from tiny_models import byte_tokenizer, random_module
 
 from monosemy.config import (
@@ -112,19 +112,39 @@ main(["train", *sys.argv[1:]])
 """Training in which a file of rank 1 cannot grow beyond 64 kB, as on a full disk, once it has written a checkpoint."""
 
 
+FULL_DISK_AT_THE_END = """
+import resource
+from monosemy.cli import main
+from monosemy.saes import storage
+save_sae = storage.save_sae
+def saved_on_a_full_disk(*arguments):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+    save_sae(*arguments)
+if rank == 1:
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    storage.save_sae = saved_on_a_full_disk
+main(["train", *sys.argv[1:]])
+"""
+"""Training in which rank 1 has no space for its trained SAEs."""
+
+
+def assert_rank_1_cannot_write(ends: list[Ended], folder: Path) -> None:
+    """Rank 1 says in the only line what it cannot write; the other ends too, if it trains with its work saved."""
+    assert ends[0].status in (2, 130), ends
+    assert ends[1].status == 2, ends
+    (line,) = (line for rank in ends for line in rank.errors)
+    assert line.startswith(f"error: rank 1: cannot write {folder}/"), line
+
+
 @pytest.mark.timeout(1200)
-def test_after_a_full_disk_and_a_kill_the_same_and_more_processes_end_in_the_bytes_of_one(
+def test_after_full_disks_and_a_kill_the_same_and_more_processes_end_in_the_bytes_of_one(
     settings, alone, tmp_path, monkeypatch
 ):
     shared, same = (tmp_path / name / "run" for name in ("shared", "same"))
     shared.parent.mkdir()
     monkeypatch.setenv("MONOSEMY_CACHE", environment(shared)["MONOSEMY_CACHE"])
     ends = ended(start_ranks(FULL_DISK, 2, str(settings), "--run", str(shared)))
-    # The other one ends by itself: with an error, or, where it trains, with its work saved as after a signal.
-    assert ends[0].status in (2, 130), ends
-    assert ends[1].status == 2, ends
-    (line,) = (line for rank in ends for line in rank.errors)
-    assert line.startswith(f"error: rank 1: cannot write {shared}/checkpoints/rank-1-of-2/")
+    assert_rank_1_cannot_write(ends, shared / "checkpoints" / "rank-1-of-2")
 
     moment = random.SystemRandom().uniform(0, 0.5)
     number = random.SystemRandom().randrange(2)
@@ -143,6 +163,10 @@ def test_after_a_full_disk_and_a_kill_the_same_and_more_processes_end_in_the_byt
     ]
 
     shutil.copytree(shared.parent, same.parent)
+    monkeypatch.setenv("MONOSEMY_CACHE", environment(same)["MONOSEMY_CACHE"])
+    assert_rank_1_cannot_write(
+        ended(start_ranks(FULL_DISK_AT_THE_END, 2, str(settings), "--run", str(same))), same / "saes"
+    )
     for process in (start_training(settings, shared, 3), start_training(settings, same, 2, by_torchrun=True)):
         ended_well(process)
     assert results(shared) == results(alone)
