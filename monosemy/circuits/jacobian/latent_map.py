@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -22,30 +21,15 @@ from torch import Tensor
 
 from monosemy.circuits.jacobian.slices import At
 from monosemy.latents import SparseLatents
-
-
-@runtime_checkable  # so that tests can check signatures that name it
-class Sae(Protocol):
-    """The part of an SAE that the map needs; `config.scale` is the scale C that was folded into its weights."""
-
-    W_enc: Any
-    W_dec: Any
-    config: Any
-
-    @property
-    def d_sae(self) -> int: ...
-
-    def encode(self, x: Float[Tensor, "n d"], /) -> SparseLatents: ...
-
-    def decode(self, latents: SparseLatents, /) -> Float[Tensor, "n d"]: ...
+from monosemy.saes.base import SparseAutoencoder
 
 
 @dataclass(frozen=True)
 class LatentMap:
     """Two SAEs around one MLP. `mlp` is differentiable and maps rows [n, d_x] to rows [n, d_y]."""
 
-    sae_in: Sae
-    sae_out: Sae
+    sae_in: SparseAutoencoder
+    sae_out: SparseAutoencoder
     mlp: Callable[[Tensor], Tensor]
     at: At = "input"
 
