@@ -4,9 +4,11 @@
     recipe "step" (Rajamanoharan et al. 2024, arXiv 2407.14435):  L = FVU + λ mean‖f‖₀
     recipe "tanh" (Anthropic, January 2025):  L = FVU + λ mean Σ tanh(c f_i‖d_i‖)
                                                   + λ_P mean Σ ReLU(θ_i − π_i)‖d_i‖
-with the batch's FVU = mean‖x − x̂‖² / mean‖x − x̄‖². "step" also has frequency_coef · Σ_i max(0, p_i − limit)², over
-the latents with p_i < 3 · limit, p_i the share of the batch's rows on which latent i fires; like the L0, it reaches θ
-only.
+with the batch's FVU = mean‖x − x̂‖² / mean‖x − x̄‖². "step" also has
+    frequency_coef · min(1, FVU / 0.1) · Σ_i max(0, p_i − limit)²
+over the latents with p_i < 3 · limit, p_i the share of the batch's rows on which latent i fires; like the L0, it
+reaches θ only. Its weight, which has no gradient, falls with the FVU where that is small; otherwise the penalty would
+cost a large share of it.
 
 Straight-through pseudo-derivatives, K(u) = 1 where |u| < ½:
     ∂f/∂θ = −(θ/ε) K((π − θ)/ε),  ∂H/∂θ = −(1/ε) K((π − θ)/ε),  ∂f/∂π = H(π − θ),  ∂H/∂π = 0.
@@ -53,6 +55,8 @@ from monosemy.shapes import Activations, Outputs, PerEntry, PerLatent, PreActs, 
 RESTART_THRESHOLD = 0.85
 """θ of a latent that restarts, as a share of the mean θ: one that is as strong as others where it fires stays alive.
 Shares near .7 are best on planted features that are sparse and even, 1 under dominating directions."""
+FULL_FREQUENCY_FVU = 0.1
+"""The FVU from which on the penalty on frequent latents has its full weight."""
 FACTOR_BOUNDS = 0.5, 2.0
 """The smallest and largest factor by which one batch may move the thresholds."""
 
@@ -89,9 +93,8 @@ class JumpReluOptions:
     """The λ that the controller starts from, in units of the starting error over the starting sparsity term."""
     frequency_coef: Annotated[float, COEF] = 0.1
     """Weight of the penalty on latents that fire more often than `frequency_limit`, up to three times as often; 0
-    leaves it out. It lowers the share of latents on more than a tenth of the tokens from 2.0% to 0.7% at 0.8% more FVU
-    (L0 64 of 2,304, 300k tokens of the embedded model, one seed); on planted data with dominating directions at 2.4%
-    more."""
+    leaves it out. Below an FVU of a tenth it falls with the FVU. It lowers the share of latents on more than a tenth of
+    the tokens from 2.0% to 0.7% at 0.8% more FVU (L0 64 of 2,304, 300k tokens of the embedded model, one seed)."""
     frequency_limit: Annotated[float, SHARE] = 0.1
     """The share of tokens up to which a latent may fire without that penalty; three times the mean rate if higher."""
     tanh_scale: Annotated[float, Range(0, 1e6, example=96, above_low=True)] = 96.0
@@ -100,6 +103,11 @@ class JumpReluOptions:
     """Coefficient λ_P of the penalty on pre-activations below their threshold; read by `tanh` only."""
     prefixes: Annotated[tuple[float, ...], PREFIX] = ()
     """Prefixes of the dictionary that must reconstruct on their own, as shares of its latents; none: only all."""
+
+
+def frequency_weight(options: JumpReluOptions, error: Scalar) -> Scalar:
+    """The weight of the penalty on frequent latents in a batch of that FVU, without gradient."""
+    return options.frequency_coef * (error.detach() / FULL_FREQUENCY_FVU).clamp(max=1)
 
 
 class JumpReluFunction(Function):
@@ -263,7 +271,7 @@ class JumpRelu(SparseAutoencoder):
         if self.options.recipe == "step" and self.options.frequency_coef > 0:
             frequency = self._frequency(fires, selection, step.l0, n_rows=len(x))
             terms["frequency"] = frequency.detach()
-            total = total + self.options.frequency_coef * frequency
+            total = total + frequency_weight(self.options, error) * frequency
         if self.options.recipe == "tanh" and self.options.pre_act_coef > 0:
             below = self._below(x, centred)
             terms["below"] = below.detach()

@@ -7,7 +7,7 @@ from typing import Any
 
 from research.frontier import short
 from research.frontier.run import oriented, paired_table, table
-from research.markdown import markdown
+from research.markdown import interval, markdown
 
 Record = Mapping[str, Any]
 
@@ -30,6 +30,7 @@ def tables(records: Mapping[str, Record]) -> dict[str, str]:
         "statements": statements(middle, records["demo"]),
         "demo": "\n".join(table([point | {"seeds": [0]} for point in records["demo"]["points"]])),
         "frequency": frequency_table(records["frequency"]),
+        "families": families_table(records["families"]),
     }
 
 
@@ -86,4 +87,27 @@ def frequency_table(record: Record) -> str:
         over = f"{100 * row['over_10pct_fraction']:.1f}"
         rows.append([f"{row['asked']:g}", row["kind"], coef, f"{row['l0']:.1f}", f"{row['fvu']:.4f}", against, over])
     heads = ("asked L0", "architecture", "weight of the penalty", "L0", "FVU", "FVU against batch_topk", ">10% %")
+    return markdown(heads, rows)
+
+
+def families_table(record: Record) -> str:
+    """FVU and dead share of every architecture on each of the small models, and JumpReLU against the best other one."""
+    kinds = ("jumprelu", "gated", "batch_topk", "topk", "relu")
+    rows = []
+    for row in record["rows"]:
+        change, *ends = row["against"]
+        against = f"{interval(change, ends, '+.1f', 100)} ({row['best']})"
+        misses = [abs(row["of"][kind][0] / row["l0"] - 1) for kind in kinds]
+        cells = [f"{row['of'][kind][1]:.3f}, {100 * row['of'][kind][2]:.1f}" for kind in kinds]
+        place = [row["family"], row["tokens"], f"{row['l0']:g}"]
+        rows.append([*place, f"{100 * max(misses):.1f}", *cells, against])
+    measures = [f"{kind}: FVU, dead %" for kind in kinds]
+    heads = (
+        "model",
+        "tokens",
+        "asked L0",
+        "largest miss of L0 %",
+        *measures,
+        "jumprelu's FVU against the best other, %",
+    )
     return markdown(heads, rows)

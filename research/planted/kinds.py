@@ -165,13 +165,14 @@ def main() -> None:
     parser.add_argument("--rows", type=int, nargs="+", default=[102_400, 512_000, 2_048_000])
     parser.add_argument("--kinds", nargs="+", default=["even", "hierarchical", "dominated"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--architectures", nargs="+", choices=ARCHITECTURES, default=ARCHITECTURES)
     parser.add_argument("--label", default="after", help="name of this tree's results beside those recorded before")
     parser.add_argument("--out", type=Path, default=record_path("planted", "kinds"))
     arguments = parser.parse_args()
     wanted = list(itertools.product(arguments.rows, arguments.kinds, arguments.seeds))
     with stage("planted", total=len(wanted), unit="comparisons") as bar:
         for n_rows, name, seed in wanted:
-            scores = measure(name, seed, n_rows, ARCHITECTURES)
+            scores = measure(name, seed, n_rows, arguments.architectures)
             # Read anew each time: other processes may add other kinds to the same record.
             results = read_json(arguments.out)["results"] if arguments.out.exists() else {}
             own = results.setdefault(arguments.label, {}).setdefault(str(n_rows), {}).setdefault(name, {})

@@ -23,7 +23,7 @@ from monosemy.kernels import dispatch, ops
 from monosemy.kernels.reference import Pattern
 from monosemy.saes.base import SparseAutoencoder, StepInfo, StepOutput
 from monosemy.saes.batch_topk import BatchTopK
-from monosemy.saes.jumprelu import FACTOR_BOUNDS, JumpRelu, JumpReluFunction, StepFunction
+from monosemy.saes.jumprelu import FACTOR_BOUNDS, JumpRelu, JumpReluFunction, StepFunction, frequency_weight
 from monosemy.saes.losses import Target
 from monosemy.saes.topk import TopK
 from monosemy.shapes import Activations, PerEntry, Scalar
@@ -114,7 +114,7 @@ def _jumprelu(sae: JumpRelu, rows: Rows, step: StepInfo, shard: Shard) -> StepOu
     if options.recipe == "step" and options.frequency_coef > 0:
         frequency = _frequency(sae, fires, selection, step.l0, rows=rows, shard=shard)
         terms["frequency"] = frequency.detach()
-        total = total + options.frequency_coef * frequency
+        total = total + frequency_weight(options, error) * frequency
     slope = None
     if factor is not None:
         near = (selection.pre_acts - threshold).detach().abs() < bandwidth / 2

@@ -16,6 +16,7 @@ from monosemy.errors import UserError
 from monosemy.kernels import dispatch
 from monosemy.latents import SparseLatents
 from monosemy.saes.base import SaeConfig, SparseAutoencoder, StepInfo, calibrate
+from monosemy.saes.losses import Target
 from monosemy.saes.registry import ARCHITECTURES, build_sae
 from monosemy.saes.storage import load_sae, save_sae
 
@@ -138,8 +139,10 @@ def dense_jumprelu(sae: Any, x: Tensor, step: StepInfo) -> Tensor:
     return error(sae, x, code) / variance(x) + step.sparsity_coef * firing.sum(1).mean()
 
 
-def test_frequent_latents_pay_for_the_rate_above_the_limit() -> None:
-    """Against the dense definition: Σ max(0, p_i − limit)² below 3 · limit, whose gradient reaches θ alone."""
+@pytest.mark.parametrize("variance_factor", [1, 100])
+def test_frequent_latents_pay_for_the_rate_above_the_limit(variance_factor: int) -> None:
+    """Against the dense definition: min(1, FVU / 0.1) Σ max(0, p_i − limit)² below 3 · limit, whose gradient reaches θ
+    alone."""
     step = dataclasses.replace(STEP, l0=0.5)  # a mean rate far below the limit
     sae, x = make("jumprelu", options={"frequency_coef": 0.7, "frequency_limit": 0.1}), rows()
     firing = DenseStep.apply(
@@ -151,8 +154,13 @@ def test_frequent_latents_pay_for_the_rate_above_the_limit() -> None:
     assert bool((rates >= 0.3).any())  # dense latents, which are left alone
     penalty = 0.7 * (rates[penalised] - 0.1).square().sum()
     assert penalty.item() > 1e-3
-    expected = dense_jumprelu(sae, x, step) + penalty
-    output = sae.losses(x, step)
+    target = Target(x, variance(x) * variance_factor)
+    output = sae.losses(x, step, target)
+    fvu = output.terms["error"].item()
+    assert (fvu < 0.1) == (variance_factor == 100)
+    sparsity = step.sparsity_coef * firing.sum(1).mean()
+    error = (dense_jumprelu(sae, x, step) - sparsity) / variance_factor
+    expected = error + sparsity + min(1, fvu / 0.1) * penalty
     assert output.total.item() == pytest.approx(expected.item(), abs=1e-12)
     assert_same(gradients(sae, output.total), gradients(sae, expected))
     # Where the mean rate is 3/17, the limit is three times that.
