@@ -219,6 +219,7 @@ def _frontier_page() -> Iterator[str]:
     yield f"losses over {other['n_loss_tokens']:,}. Every"
     misses = max(site["largest_l0_miss"] for name, site in sites.items() if name != "layers.12.resid_post")
     yield f"Every L0 within {100 * misses:.1f}% of the asked"
+    yield from _families()
     demo = records_of("frontier")["demo"]
     assert demo["n_passes"] == 2
     yield (
@@ -226,6 +227,23 @@ def _frontier_page() -> Iterator[str]:
         f"{demo['n_tokens']:,} validation tokens (losses over {demo['n_loss_tokens']:,} of them, "
         f"{demo['n_loss_documents']} documents)"
     )
+
+
+def _families() -> Iterator[str]:
+    record = records_of("frontier")["families"]
+    losses = [f"{loss:.1f}" for loss in record["losses"].values()]
+    uniform = f"where a uniform guess has {record['uniform']:.1f}"
+    yield f"are {', '.join(losses[:-1])} and {losses[-1]} nats per token, {uniform}"
+    longer = [row for row in record["rows"] if row["tokens"] == "500k"]
+    miss = max(abs(l0 / row["l0"] - 1) for row in longer for l0, _, _ in row["of"].values())
+    elsewhere = [row for row in record["rows"] if (row["family"], row["l0"]) != ("gpt2", 8.0)]
+    dead = max(share for row in elsewhere for _, _, share in row["of"].values())
+    yield f"within {100 * miss:.1f}% of the asked one, and outside"
+    yield f"at L0 8 at most {100 * dead:.1f}% of the latents are dead"
+    leads = [100 * row["against"][0] for row in record["rows"] if row["l0"] == 32]
+    yield f"the best other one is ahead by {min(leads):.0f} to {max(leads):.0f}% of a small FVU"
+    others = [100 * row["against"][0] for row in record["rows"] if row["l0"] == 8 and row["family"] != "gpt2"]
+    yield f"within {max(others):.0f}% of the best in three of the families"
 
 
 def _frontier_settings() -> tuple[str, str]:
