@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[1]
 HOME = "README.md"
 PERFORMANCE = "research/speed/README.md"
 _LINK = re.compile(r"(?P<picture>!?)\[(?P<text>(?:[^\[\]]|\[[^\]]*\])*)\]\((?P<target>[^)\s]+)\)")
-_CODE = re.compile(r"(```.*?```|`[^`\n]+`)", re.DOTALL)
+_CODE = re.compile(r"(^```.*?^```|`[^`\n]+`)", re.DOTALL | re.MULTILINE)
 
 
 def outside() -> list[Path]:

@@ -75,7 +75,7 @@ def test_counts_take_units_in_either_form(capsys):
     with pytest.raises(SystemExit):
         parsed(quick(), ["--help"])
     output = capsys.readouterr().out
-    assert "--tokens N, --text.n-tokens N" in output
+    assert re.search(r"--tokens( N)?, --text\.n-tokens N", output)  # Python 3.13 names the value once
     assert "quick" in output
 
 
@@ -83,8 +83,9 @@ def test_the_help_of_train_explains_every_setting(capsys):
     with pytest.raises(SystemExit):
         cli.main(["train", "--help"])
     words = capsys.readouterr().out.split()
+    flags = {word.rstrip(",") for word in words}
     for setting in settings_of(RunConfig):
-        assert flag_of(setting.name) in words
+        assert flag_of(setting.name) in flags
         assert setting.documentation, setting.name
     assert "Number of latents in each SAE. (default: 2304)" in " ".join(words)
 

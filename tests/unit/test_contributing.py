@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import shutil
 import subprocess
@@ -94,17 +95,27 @@ def test_its_label_and_a_colour_of_its_own_reach_figures_tables_and_the_api(tmp_
     assert all(drawn[NAME][part] != drawn["topk"][part] for part in ("light", "dark", "marker", "dashes"))
 
 
+def add_model(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Puts the example's model into schema/, from a file, since pydantic reads the docstrings of its fields there."""
+    name = "schema_of_the_page"
+    (folder / f"{name}.py").write_text(f"from monosemy.app.schema.wire import Wire\n\n\n{MODEL}", encoding="utf-8")
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.delitem(sys.modules, name, raising=False)
+    model = importlib.import_module(name).SilentLatents
+    monkeypatch.setattr(schema, "SilentLatents", model, raising=False)
+
+
 def test_the_page_of_the_browser_works_as_written(tmp_path, monkeypatch):
     """Its routes with their line, its model in schema/, its test, and the type that is made of the model."""
     silent = module_of(ROUTE, "monosemy.app.silent")
-    exec(compile(MODEL, "CONTRIBUTING.md", "exec"), schema.__dict__)
+    add_model(tmp_path, monkeypatch)
     try:
         monkeypatch.setattr(api, "ROUTES", [*api.ROUTES, silent.add_routes])
         module_of(ROUTE_TESTS, "test_of_the_page").test_the_latents_that_never_fired_are_listed(tmp_path)
         monkeypatch.setattr(typescript, "KINDS", (*typescript.KINDS, schema.SilentLatents))
         assert "export interface SilentLatents {" in typescript.render()
     finally:
-        del schema.SilentLatents, sys.modules["monosemy.app.silent"]
+        del sys.modules["monosemy.app.silent"]
 
 
 def with_page(web: Path, view: str) -> None:
@@ -133,12 +144,9 @@ def test_the_pages_typescript_is_type_checked(tmp_path, monkeypatch):
     """Against the types made of its model; a view with a field that the model lacks fails, so the check can fail."""
     web = Path(shutil.copytree(WEB, tmp_path / "web", ignore=shutil.ignore_patterns("node_modules")))
     (web / "node_modules").symlink_to(WEB / "node_modules")
-    exec(compile(MODEL, "CONTRIBUTING.md", "exec"), schema.__dict__)
-    try:
-        monkeypatch.setattr(typescript, "KINDS", (*typescript.KINDS, schema.SilentLatents))
-        (web / "src" / "types.ts").write_text(typescript.render(), encoding="utf-8")
-    finally:
-        del schema.SilentLatents
+    add_model(tmp_path, monkeypatch)
+    monkeypatch.setattr(typescript, "KINDS", (*typescript.KINDS, schema.SilentLatents))
+    (web / "src" / "types.ts").write_text(typescript.render(), encoding="utf-8")
     command = ["node", str(WEB / "node_modules/typescript/bin/tsc"), "--noEmit", "--project", str(web)]
     for view, n_errors in ((VIEW, 0), (VIEW.replace("value.latents", "value.lattices"), 1)):
         with_page(web, view)

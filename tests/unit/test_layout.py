@@ -88,7 +88,7 @@ def file_names() -> dict[str, str]:
     files = {}
     for kind in KINDS:
         for name, member in inspect.getmembers(kind, lambda member: isinstance(member, property)):
-            path = member.fget(kind(Path("folder")))
+            path = member.fget(kind(Path("run/kind/site/folder")))
             if isinstance(path, Path) and path.suffix in (".json", ".jsonl", ".safetensors", ".sqlite"):
                 files[name] = path.name
     return files

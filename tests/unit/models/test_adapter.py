@@ -7,7 +7,7 @@ import torch
 from tiny_models import FAMILIES, N_LAYERS, VOCABULARY, byte_tokenizer, random_module
 
 from monosemy.errors import UserError
-from monosemy.models.adapter import LanguageModel, Start
+from monosemy.models.adapter import LanguageModel
 from monosemy.models.checks import check_model
 
 KINDS = ["resid_pre", "attn_heads", "attn_out", "resid_mid", "mlp_in", "mlp_out", "resid_post"]
@@ -165,7 +165,7 @@ def test_without_late_start_the_whole_model_runs(tokens):
     model = LanguageModel(random_module("llama"), byte_tokenizer(), name="tiny", fingerprint="tiny")
     model.can_start_late = False
     start = model.prefix(tokens, "layers.3.mlp_out")
-    assert start == Start(start.tokens, 0, None)
+    assert (start.layer, start.resid, start.padding) == (0, None, None)
     assert torch.equal(model.logits(tokens, start=start), model.logits(tokens))
 
 
