@@ -68,7 +68,7 @@ EXAMPLES = (
     'monosemy steer runs/demo --edit 12:set:8:max --edit 40:ablate --prompt "…" --instruction "Talk about music."',
     "monosemy steer runs/demo --edit 12:set:0.4:norm --edit layers.4.resid_post/jumprelu-l0_32-s0:7:ablate …",
     'monosemy steer runs/demo --latent 12 --sweep 0 2 4 8 --unit max --prompt "…"',
-    "monosemy steer runs/demo --find July August      which latents make the model say these words",
+    "monosemy steer runs/demo --find Python function      which latents make the model say these words",
 )
 
 
