@@ -201,7 +201,8 @@ def estimate(
         "SAEs in training": 18 * at_once // n_shards,
         "training step": step // n_shards,
         "held rows": 2 * min(4 * CALIBRATION_TOKENS * width, HELD_ROWS_BYTES),
-        "SAEs in evaluation": 4 * (parameters if not n_latent_shards else largest),
+        # What is trained in slices is evaluated by another command, which has a check of its own.
+        "SAEs in evaluation": 0 if n_latent_shards else 4 * parameters,
         "libraries": BASE_MEMORY,
     }
     remedies = dict(REMEDIES)

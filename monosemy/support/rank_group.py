@@ -33,6 +33,7 @@ _OVER, _BY_FAILURE = "over", "by failure"
 """The key of the store whose value says that the work is over, and that value after a failure."""
 PATIENCE = timedelta(days=7)
 """How long a rank waits for the others' work: one may still train when another has done its share."""
+_MOST_RANKS = 100_000
 _LINGER_SECONDS = 0.5
 """How long the host of the store outlives what it has told the others, so that it reaches them."""
 
@@ -159,7 +160,8 @@ def connect() -> GlooGroup:
     """Meets the other ranks. Raises RankError, naming rank and cause, when that fails."""
     import torch.distributed as dist
 
-    own, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    size = _whole("WORLD_SIZE", 2, _MOST_RANKS, least=2)
+    own = _whole("RANK", 0, size - 1, least=0)
     host, port = os.environ.get("MASTER_ADDR", "localhost"), _whole("MASTER_PORT", 29_500, 65_535)
     seconds = _whole(RENDEZVOUS_SECONDS, DEFAULT_RENDEZVOUS_SECONDS, round(PATIENCE.total_seconds()))
     limit = timedelta(seconds=seconds)
@@ -188,14 +190,14 @@ def connect() -> GlooGroup:
     return GlooGroup(own, size, store, watched=watched, hosts_store=hosts)
 
 
-def _whole(variable: str, default: int, most: int) -> int:
+def _whole(variable: str, default: int, most: int, *, least: int = 1) -> int:
     """The whole number in an environment variable. Raises RankError for anything else and for one out of range."""
     text = os.environ.get(variable, str(default))
     with contextlib.suppress(ValueError):
-        if 1 <= int(text) <= most:
+        if least <= int(text) <= most:
             return int(text)
     raise RankError(
-        f"{variable} is {text!r}, but must be a whole number from 1 to {most}, e.g. {default}; set it for all "
+        f"{variable} is {text!r}, but must be a whole number from {least} to {most}, e.g. {default}; set it for all "
         "ranks, or leave it out"
     )
 

@@ -19,6 +19,8 @@ Without a GPU, TRITON_INTERPRET=1 (set before the first import) runs the same co
 # mypy: disable-error-code="untyped-decorator"
 from __future__ import annotations
 
+from subprocess import SubprocessError
+
 import torch
 import triton
 import triton.language as tl
@@ -51,8 +53,8 @@ __all__ = [
     "take",
 ]
 
-ERRORS = (RuntimeError, TritonError)
-"""What is raised where a kernel cannot be compiled or launched."""
+ERRORS = (RuntimeError, TritonError, OSError, SubprocessError)
+"""What is raised where a kernel cannot be compiled, also by a compiler that is run, or launched."""
 ENTRIES = 16
 """Entries whose rows a program loads at once."""
 WIDTH = 256

@@ -67,6 +67,7 @@ def test_saes_in_slices_are_trained_one_after_the_other_each_over_several_proces
     together, in_turn = estimate(DEMO, WIDTHS, SMOL), estimate(DEMO, WIDTHS, SMOL, n_latent_shards=4)
     assert in_turn.memory["SAEs in training"] == together.memory["SAEs in training"] // 18 // 4
     assert in_turn.memory["training step"] == together.memory["training step"] // 4
+    assert in_turn.memory["SAEs in evaluation"] == 0  # evaluating them is another command's, with a check of its own
     assert in_turn.run_disk["checkpoints"] == together.run_disk["checkpoints"] // 18
     others = ("model", "model pass", "logits")
     assert [in_turn.memory[part] for part in others] == [together.memory[part] for part in others]
