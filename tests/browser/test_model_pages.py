@@ -73,6 +73,22 @@ def test_steering_streams_four_columns_and_measures_them(server, new_page):
     expect(again.get_by_label("Instruction for the prompted column")).to_have_value("Talk about the sea.")
 
 
+def test_a_number_being_typed_survives_data_that_arrive_meanwhile(server, new_page):
+    page = new_page()
+    waiting, latent = [], re.compile(r"/api/.*latents?/")  # the latent's label and maximum
+    page.route(latent, lambda route: waiting.append(route))
+    with page.expect_request(latent):
+        page.goto(f"{server.address}{STEER}?e=5:set:1.5:max")
+    strength = page.get_by_label("Strength for latent 5, exactly")
+    strength.fill("3")
+    for route in waiting:
+        route.continue_()
+    expect(page.get_by_text("its maximum on the")).to_be_visible()
+    expect(strength).to_have_value("3")
+    page.keyboard.press("Tab")
+    expect(page).to_have_url(re.compile("e=5%3Aset%3A3%3Amax"))
+
+
 def test_any_of_several_latents_is_traced_and_the_control_is_in_the_address(server, new_page):
     page = new_page()
     page.goto(f"{server.address}{STEER}?e=5:set:3:max,6:ablate:0:max&n=4&columns=steered%2Brandom&control=7")

@@ -3,6 +3,7 @@ import { useEffect, useRef, useState } from "preact/hooks";
 import type { GraphIntervention } from "../types";
 import { num, share, signed } from "../format";
 import { Choice, Message } from "../parts/bits";
+import { NumberField } from "../parts/number";
 import { Explained } from "../parts/term";
 import { Token } from "../parts/token";
 import { sentence } from "../state";
@@ -47,9 +48,8 @@ export function Edits({ view, source, onView }: EditsProps) {
       },
     );
   };
-  const change = (place: number, factor: number) => {
-    if (Number.isFinite(factor)) onView({ edits: view.edits.map((edit, i) => (i === place ? { ...edit, factor } : edit)) });
-  };
+  const change = (place: number, factor: number) =>
+    onView({ edits: view.edits.map((edit, i) => (i === place ? { ...edit, factor } : edit)) });
   return (
     <section class="card stack tight" aria-labelledby="edits">
       <header>
@@ -69,7 +69,7 @@ export function Edits({ view, source, onView }: EditsProps) {
                 <span class="row">
                   <button type="button" aria-pressed={edit.factor === 0} onClick={() => change(i, 0)}>Ablate</button>
                   <label class="row">
-                    × <input type="number" step="any" min={-100} max={100} value={edit.factor} aria-label={`Factor of ${nodeTitle(edit.node)}`} onInput={(event) => change(i, event.currentTarget.valueAsNumber)} />
+                    × <NumberField step="any" min={-100} max={100} value={edit.factor} aria-label={`Factor of ${nodeTitle(edit.node)}`} onNumber={(factor) => factor !== null && change(i, factor)} />
                   </label>
                   <button type="button" class="quiet" aria-label={`Leave ${nodeTitle(edit.node)} as it is`} onClick={() => onView({ edits: view.edits.filter((other) => other !== edit) })}>Remove</button>
                 </span>

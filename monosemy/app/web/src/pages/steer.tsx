@@ -5,6 +5,7 @@ import type { SteerColumn, SteerEvent } from "../api";
 import { saeTitle } from "../format";
 import { Choice, Message } from "../parts/bits";
 import { Ramp } from "../parts/context";
+import { NumberField } from "../parts/number";
 import { Term } from "../parts/term";
 import { setQuery } from "../router";
 import { sentence, useShared } from "../state";
@@ -222,7 +223,7 @@ function More({ settings, change }: Part) {
   const number = (name: string, value: number, step: number, min: number, max: number, set: (value: number) => void) => (
     <label class="field">
       <span>{name}</span>
-      <input type="number" value={value} step={step} min={min} max={max} onChange={(event) => set(Math.min(max, Math.max(min, Number(event.currentTarget.value) || 0)))} />
+      <NumberField value={value} step={step} min={min} max={max} onNumber={(number) => set(Math.min(max, Math.max(min, number ?? 0)))} />
     </label>
   );
   return (
@@ -252,14 +253,7 @@ function More({ settings, change }: Part) {
         {settings.columns.includes("random") && (
           <label class="field">
             <span>Latent of the random column</span>
-            <input
-              type="number"
-              min={0}
-              max={sae.d_sae - 1}
-              placeholder="drawn from the seed"
-              value={settings.control ?? ""}
-              onChange={(event) => change({ control: event.currentTarget.value === "" ? null : Number(event.currentTarget.value) })}
-            />
+            <NumberField min={0} max={sae.d_sae - 1} placeholder="drawn from the seed" value={settings.control} onNumber={(control) => change({ control })} />
           </label>
         )}
         <label class="check">

@@ -5,6 +5,7 @@ import type { RunInfo, SaeEntry } from "../api";
 import { SHARES, columnHelp, columnTitle, columnValue, count } from "../format";
 import { setQuery } from "../router";
 import { useShared } from "../state";
+import { NumberField } from "./number";
 import { Explained, explain } from "./term";
 
 type Columns = Record<string, Float32Array>;
@@ -171,13 +172,12 @@ export function ExactBounds({ bounds }: { bounds: Bounds }) {
     const value = bounds[kind][name];
     const words = kind === "min" ? "at least" : "at most";
     return (
-      <input
-        type="number"
+      <NumberField
         step="any"
         aria-label={`${columnTitle(name)}, ${words}${percent > 1 ? ", in %" : ""}`}
         placeholder={`${words}${percent > 1 ? " %" : ""}`}
-        value={value === undefined ? "" : Number((value * percent).toPrecision(6))}
-        onChange={({ currentTarget: { value: text } }) => setQuery({ [`${kind}_${name}`]: text === "" ? null : Number((Number(text) / percent).toPrecision(12)), offset: null })}
+        value={value === undefined ? null : Number((value * percent).toPrecision(6))}
+        onNumber={(number) => setQuery({ [`${kind}_${name}`]: number === null ? null : Number((number / percent).toPrecision(12)), offset: null })}
       />
     );
   };

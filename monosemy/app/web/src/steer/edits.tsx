@@ -4,6 +4,7 @@ import { api } from "../api";
 import type { Edit, EditUnit, LatentPage, Operation, SaeEntry } from "../api";
 import { num, saeOption, saeTitle } from "../format";
 import { Message, Named } from "../parts/bits";
+import { NumberField } from "../parts/number";
 import { explain } from "../parts/term";
 import { to } from "../router";
 import { useLoad, useSettled, useShared } from "../state";
@@ -93,7 +94,7 @@ function OneEdit({ sae, other, edit, onSet, onRemove }: OneEditProps) {
       {valued && (
         <div class="strength">
           <input type="range" aria-label={`Strength for ${name}`} min={low} max={high} step={step} value={edit.value} onInput={(event) => onSet({ value: Number(event.currentTarget.value) })} />
-          <input type="number" aria-label={`Strength for ${name}, exactly`} step="any" value={edit.value} onChange={(event) => onSet({ value: Number(event.currentTarget.value) || 0 })} />
+          <NumberField aria-label={`Strength for ${name}, exactly`} step="any" value={edit.value} onNumber={(value) => onSet({ value: value ?? 0 })} />
         </div>
       )}
       {valued && edit.unit === "max" && hasUnit(edit.operation) && info && (
