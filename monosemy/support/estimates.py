@@ -8,17 +8,22 @@ configuration and on a few sizes of the model; it allocates nothing. Symbols: n 
                           document; `dropped` first positions of every sequence; no more are known before
     one SAE               P = 2dm + 3m + d float32 parameters (gated has 3m, the others fewer)
     harvest, memory       3 shards of activations: its rows, the rows in one piece, the bytes of its file
-    training, memory      4.5 P per SAE (weights, two Adam moments, and, while a checkpoint is written, a row-ordered
-                          copy of these three of the encoder), and P of gradients + 4 arrays [batch, m] for each SAE
-                          that steps at the same time
+    training, memory      3 P per SAE (weights, two Adam moments), and `step_memory.step_bytes` for each SAE that steps
+                          at the same time
+    checkpoint, memory    1.5 P per SAE: a row-ordered copy of the encoder's three. With a GPU 3 P, in main memory. In
+                          slices it is written matrix by matrix, when there are no gradients: with a GPU 1.5 P in main
+                          memory, none on a processor
     checkpoint, disk      3 P per SAE (weights, two moments), twice: the old one stays until the new one is complete
     evaluation, memory    P per SAE, and 3 float32 arrays of logits, each of 256 MiB or of one sequence, whichever is
                           larger
 
 A stage holds some of these parts (`STAGES`), and a run needs what its most demanding stage holds.
 
-Limits: these are upper estimates, meant to refuse what cannot work; on small runs the fixed allowance for libraries,
-sparse codes, tokenizer and report is most of them.
+A refusal compares all parts together and 5% more (`MARGIN`) with what is free.
+
+Limits: meant to refuse what cannot work. They are upper estimates of what the code allocates; files mapped into
+memory come on top, which the system can take back. On small runs the fixed allowance for libraries, sparse codes,
+tokenizer and report is most of them.
 """
 
 from __future__ import annotations
@@ -35,6 +40,7 @@ from monosemy.errors import UserError
 from monosemy.support import files
 from monosemy.support.flags import flag_of
 from monosemy.support.numbers import counted_text, size_text
+from monosemy.support.step_memory import step_bytes
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 BASE_MEMORY = 1 << 30
@@ -64,7 +70,7 @@ STAGES: Mapping[str, frozenset[str]] = {
     "logits": frozenset((EVALUATION,)),
 }
 """The stages that hold a part of the memory; parts that are not named here are held in training alone."""
-IN_MAIN_MEMORY = ("libraries", "shuffle buffer", "activation shard", "window shard")
+IN_MAIN_MEMORY = ("libraries", "shuffle buffer", "activation shard", "window shard", "checkpoint copy")
 """The parts that stay in main memory where a GPU holds the others."""
 
 
@@ -85,6 +91,7 @@ REMEDIES: Mapping[str, Remedy] = {
     "vLLM in training": _LESS_VLLM,
     "model": Remedy("choose a smaller model, or --model.dtype bfloat16"),
     "SAEs in training": Remedy(f"{_FEWER_SAES} at a time", ("d_sae",)),
+    "checkpoint copy": Remedy(f"{_FEWER_SAES} at a time", ("d_sae",)),
     "training step": Remedy("lower --training.batch-tokens or --d-sae", ("d_sae", "training.batch_tokens")),
     "shuffle buffer": Remedy("lower --activations.buffer-tokens or use fewer sites", ("activations.buffer_tokens",)),
     "logits": Remedy("lower --text.context-length or choose a smaller model"),
@@ -176,30 +183,41 @@ def estimate(
     n_latent_shards: int = 0,
     n_at_once: int = 1,
     n_sharing: int = 1,
+    on_gpu: bool = False,
 ) -> Plan:
     """Estimates the needs of `config` at sites with the given widths {site: d}.
 
     `costs` are those of the rooms that take part.
     With `model_loaded` the weights are in memory already and need no more. With `n_latent_shards` SAEs are trained one
     after the other, each over so many processes, and the memory for SAEs is that of one process. `n_at_once` SAEs step
-    side by side; `n_sharing` processes share a bound on disk.
+    side by side; `n_sharing` processes share a bound on disk. `on_gpu`: SAEs are trained on GPUs, with kernels of their
+    own.
     """
     width = sum(widths.values())
     by_site = [2 * d * config.d_sae + 3 * config.d_sae + d for d in widths.values()]
     largest, parameters = max(by_site), n_saes_per_site(config) * sum(by_site)
     parameters += sum(cost.n_parameters for cost in costs)
     at_once, n_shards = (largest, n_latent_shards) if n_latent_shards else (parameters, 1)
-    step = n_at_once * (4 * largest + config.training.batch_tokens * (4 * config.d_sae + 2 * width) * 4)
+    step = step_bytes(
+        config.training.batch_tokens,
+        max(widths.values()),
+        -(-config.d_sae // n_shards),
+        n_parameters=largest // n_shards,
+        row_width=width,
+        l0=max(config.l0),
+        on_gpu=on_gpu,
+    )
     pass_tokens = config.activations.batch_sequences * config.text.context_length
-    # Bytes: parameters and arrays are float32, so 18 = 4 · 4.5 (module docstring). A pass holds about 16 arrays of the
+    # Bytes: parameters and arrays are float32, so 12 = 4 · 3 (module docstring). A pass holds about 16 arrays of the
     # residual stream's width per token.
     n_loss, logit_bytes = config.evaluation.n_loss_tokens, 4 * model.vocab_size
     memory = {
         "model": 0 if model_loaded else model_bytes(config, model),
         "model pass": pass_tokens * (16 * model.d_model + width) * 4,
         "logits": 3 * max(min(LOGIT_BYTES, n_loss * logit_bytes), config.text.context_length * logit_bytes),
-        "SAEs in training": 18 * at_once // n_shards,
-        "training step": step // n_shards,
+        "SAEs in training": 12 * at_once // n_shards,
+        "checkpoint copy": _copied_bytes(on_gpu, in_slices=n_latent_shards > 0) * at_once // n_shards,
+        "training step": n_at_once * step,
         "held rows": 2 * min(4 * CALIBRATION_TOKENS * width, HELD_ROWS_BYTES),
         # What is trained in slices is evaluated by another command, which has a check of its own.
         "SAEs in evaluation": 0 if n_latent_shards else 4 * parameters,
@@ -225,6 +243,13 @@ def estimate(
         memory["activation shard"] = 3 * min(shard_bytes(cache_disk["activations"]), cache_disk["activations"])
     run_disk = {"SAEs": parameters * 4, "checkpoints": 2 * 3 * at_once * 4, **of_windows}
     return Plan(memory, cache_disk, run_disk, remedies)
+
+
+def _copied_bytes(on_gpu: bool, *, in_slices: bool) -> int:
+    """The bytes of a checkpoint's copy in memory, for each parameter."""
+    if in_slices:
+        return 6 if on_gpu else 0
+    return 12 if on_gpu else 6
 
 
 def model_bytes(config: RunConfig, model: ModelSize) -> int:

@@ -2,7 +2,8 @@
 
 For R ranks that share the latents, F latents of width d, N rows a step and k active latents (float32, Adam):
 
-    memory     32 d F / R bytes (two matrices, two moments each, gradients), times what the measured share took of that
+    memory     what the planner counts for a slice in training (`support.estimates`: weights, moments, and what a step
+               holds); main memory for a checkpoint likewise, for eight processes on a machine
     products   N d F / R units of work at what the planner assumes of an H100 (`assumed_costs`): one and a half products
                with the encoder, at a share of the data sheet's float32 figure; with TF32, which nobody has to choose,
                the encoder's own product at the same share of the TF32 figure
@@ -28,10 +29,12 @@ from monosemy.config import (
 )
 from monosemy.pipeline.planning.costs import STEP, assumed_costs
 from monosemy.pipeline.planning.plan import Question, RunPlan, planned
+from monosemy.pipeline.planning.sizes import Kind, sae_bytes
 from monosemy.pipeline.planning.work import Sizes, seconds_of, work_of
-from monosemy.support.estimates import ModelSize
+from monosemy.support.estimates import ModelSize, Plan, estimate
 from monosemy.support.hardware import DEVICES, PRODUCT_SHARE, hardware_of
 from monosemy.support.numbers import duration_text, size_text
+from monosemy.support.step_memory import step_bytes
 from research.markdown import markdown
 
 Record = Mapping[str, Any]
@@ -54,6 +57,10 @@ ROWS = 8_192
 TOKENS = 10**9
 WIDTHS = (576, 2_304, 4_096)
 RANKS = (8, 64)
+L0 = 64.0
+GPUS_PER_MACHINE = 8
+ON_GPU = ("SAEs in training", "training step")
+"""The planner's parts that a slice holds on its GPU."""
 GPU = DEVICES["h100"]
 TF32 = 494e12
 """Operations a second of an H100 in TF32, dense, by its data sheet."""
@@ -68,6 +75,11 @@ class Cost(NamedTuple):
     """What a rank needs, and how long a step takes."""
 
     n_bytes: float
+    """Memory of the GPU."""
+    main_bytes: float
+    """Main memory of a machine of `GPUS_PER_MACHINE`, while a checkpoint is written."""
+    checkpoint_bytes: float
+    """The checkpoint of all ranks, on disk."""
     products: float
     products_tf32: float
     adam: float
@@ -95,6 +107,7 @@ def tables(records: Mapping[str, Record]) -> dict[str, str]:
         "messages": message_table(record["messages"]),
         "collectives": collective_table(record["messages"]["collectives"]),
         "gpus": gpu_table(record),
+        "memory": memory_table(records["memory"]),
         "processes": processes_table(records["processes"]),
     }
 
@@ -112,6 +125,38 @@ def share_table(share: Record) -> str:
         ("a step, CPU seconds", f"{sum(seconds.values()):.2f}"),
     ]
     return markdown(("one rank, one core", "measured"), rows)
+
+
+def memory_table(record: Record) -> str:
+    """What steps held beside the planner's figure, case by case."""
+    body = []
+    for case in record["cases"]:
+        planned_bytes = planned_step(case, record) + case["weights_and_moments"]
+        body.append(
+            (
+                case["architecture"],
+                f"{case['n_latents']:,}",
+                f"{case['n_rows']:,}",
+                *(f"{n / GB:.2f}" for n in (case["weights_and_moments"], case["step_bytes"], planned_bytes)),
+                f"{case['checkpoint_bytes'] / GB:.2f}" if "checkpoint_bytes" in case else "",
+            )
+        )
+    held = ("weights and moments, GB", "a step, GB", "planned, GB", "a checkpoint, GB")
+    return markdown(("architecture", "latents", "rows", *held), body)
+
+
+def planned_step(case: Record, record: Record) -> int:
+    """The planner's figure for a step of a measured case."""
+    d_in, n_latents = record["d_in"], case["n_latents"]
+    return step_bytes(
+        case["n_rows"],
+        d_in,
+        n_latents,
+        n_parameters=2 * d_in * n_latents,
+        row_width=d_in,
+        l0=record["l0"],
+        on_gpu=False,
+    )
 
 
 def message_table(messages: Record) -> str:
@@ -144,13 +189,26 @@ def cost(d_in: int, n_ranks: int, record: Record) -> Cost:
     seconds = sent["messages"] * LATENCY + 2 * n_bytes / LINK
     assumed = assumed_costs(GPU, "float32")
     products = ROWS * n_weights * assumed["step"]
+    plan = slice_plan(d_in, n_ranks)
     return Cost(
-        memory_factor(record["share"]) * 32 * n_weights,
+        sum(plan.memory[part] for part in ON_GPU),
+        min(n_ranks, GPUS_PER_MACHINE) * plan.memory["checkpoint copy"],
+        sae_bytes(_wide_run(), Kind("topk", d_in, L0)).checkpoint,
         products,
         products_tf32=products * (STEP - 1) / STEP + 2 * ROWS * n_weights / (PRODUCT_SHARE * TF32),
         adam=n_weights * assumed["update"],
         messages=seconds,
     )
+
+
+def slice_plan(d_in: int, n_ranks: int) -> Plan:
+    """The planner's bytes of a TopK SAE of `LATENTS` in as many slices as there are GPUs."""
+    widths, model = {"layers.0.resid_post": d_in}, ModelSize(0, 0, 0, 0)
+    return estimate(_wide_run(), widths, model, model_loaded=True, n_latent_shards=n_ranks, on_gpu=True)
+
+
+def _wide_run() -> RunConfig:
+    return RunConfig(architectures=("topk",), l0=(L0,), d_sae=LATENTS, training=TrainingConfig(batch_tokens=ROWS))
 
 
 def gpu_table(record: Record) -> str:
@@ -168,17 +226,20 @@ def gpu_table(record: Record) -> str:
                     f"{d_in:,}",
                     f"{n_ranks}",
                     f"{needed.n_bytes / GB:.1f}" + ("" if fits else " (too much)"),
+                    f"{needed.main_bytes / GB:,.0f}",
                     *(f"{1e3 * part:,.1f}" for part in (needed.products, needed.adam, needed.messages)),
                     f"{1e3 * needed.least:,.0f}–{1e3 * needed.most:,.0f}",
                     f"{ROWS / needed.most:,.0f}–{ROWS / needed.least:,.0f}",
                     hours,
                     hours_tf32,
                     f"{2 * d_in * TOKENS / 1e12:.1f}",
+                    f"{needed.checkpoint_bytes / 1e12:.2f}",
                 )
             )
-    heads = ("d", "GPUs", "GB a GPU", "products, ms", "Adam, ms", "messages, ms", "step, ms", "tokens/s")
-    hours_heads = ("GPU hours for 10⁹ tokens", "the same with TF32")
-    return markdown((*heads, *hours_heads, "activations, TB"), body)
+    needs = ("GB a GPU", "GB of main memory, checkpoint")
+    times = ("products, ms", "Adam, ms", "messages, ms", "step, ms", "tokens/s")
+    of_run = ("GPU hours for 10⁹ tokens", "the same with TF32", "activations, TB", "a checkpoint, TB")
+    return markdown(("d", "GPUs", *needs, *times, *of_run), body)
 
 
 def sizes_of_table(model: str, n_latents: int, *, dtype: str = "bfloat16") -> Sizes:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 from monosemy.pipeline.planning.costs import assumed_costs
+from monosemy.pipeline.planning.plan import Question, planned
 from monosemy.pipeline.planning.work import Slices, Work, work_of
+from monosemy.support import step_memory
+from monosemy.support.estimates import MARGIN
 from monosemy.support.files import read_json
-from monosemy.support.hardware import DEVICES
+from monosemy.support.hardware import DEVICES, hardware_of
 from research import common
 from research.records import records_of
 from research.scale import run, tables
@@ -31,8 +36,11 @@ RECORD = {
 def test_a_step_s_cost_by_hand():
     cost = tables.cost(1152, 34, RECORD)
     latents = 1_000_000
-    # Two matrices; weight, two moments, gradient; four bytes; and a quarter more, as measured.
-    assert cost.n_bytes == pytest.approx(1.25 * latents * 1152 * 2 * 4 * 4)
+    # Two matrices; weight, two moments, gradient; four bytes; and what a step holds, which is far less.
+    matrices = latents * 1152 * 2 * 4 * 4
+    assert matrices < cost.n_bytes < 1.3 * matrices
+    assert cost.main_bytes == pytest.approx(8 * 1.5 * latents * 1152 * 2 * 4, rel=0.01)
+    assert cost.checkpoint_bytes == pytest.approx(3 * 34_000_000 * 1152 * 2 * 4, rel=0.01)
     product = 2 * 8192 * 1152 * latents
     assert cost.products == pytest.approx(1.5 * product / (0.6 * 67e12))
     assert cost.products_tf32 == pytest.approx(0.5 * product / (0.6 * 67e12) + product / (0.6 * 494e12))
@@ -56,6 +64,36 @@ def test_the_table_of_gpus_takes_what_the_planner_assumes_of_them():
     seconds = Work("", amounts).seconds(assumed_costs(DEVICES["h100"], "bfloat16")) / n_steps
     cost = tables.cost(2304, 64, RECORD)
     assert cost.products + cost.adam == pytest.approx(seconds)
+    plan = planned(sizes, Path(), Question(hardware_of("h100x64"), 64, n_latent_shards=64), d_heads=2304)
+    assert plan.refusal is None
+    on_gpu = {part: plan.most_on_device[part] for part in tables.ON_GPU}
+    assert sum(on_gpu.values()) == pytest.approx(cost.n_bytes)
+
+
+def test_the_planner_s_figure_holds_every_step_that_was_measured():
+    record = records_of("scale")["memory"]
+    assert len({case["n_rows"] for case in record["cases"]}) > 1
+    for case in record["cases"]:
+        # As the check before a run does: with a margin on all parts.
+        planned_bytes = MARGIN * (case["weights_and_moments"] + tables.planned_step(case, record))
+        assert case["weights_and_moments"] < case["step_bytes"] < planned_bytes
+        assert case.get("checkpoint_bytes", 0) < planned_bytes
+
+
+def test_the_planner_knows_the_kernels_buffers():
+    """The kernels' file itself cannot be imported without Triton."""
+    source = ast.parse((Path(step_memory.__file__).parents[1] / "kernels/cuda/encode.py").read_text())
+    constants: dict[str, Any] = {}
+    for node in source.body:
+        if isinstance(node, ast.Assign) and len(node.targets) == 1:
+            target, value = node.targets[0], node.value
+            names = target.elts if isinstance(target, ast.Tuple) else [target]
+            values = value.elts if isinstance(value, ast.Tuple) else [value]
+            pairs = zip(names, values, strict=True)
+            constants |= {n.id: v.value for n, v in pairs if isinstance(n, ast.Name) and isinstance(v, ast.Constant)}
+    assert constants["CHUNK"] == step_memory.BLOCK_LATENTS
+    assert constants["SAMPLE_ROWS"] == step_memory.SAMPLE_ROWS
+    assert (constants["LIST_SHARE"], constants["LIST_LEAST"]) == (step_memory.LIST_SHARE, step_memory.LIST_LEAST)
 
 
 def test_the_command_counts_messages_and_saves_the_share_while_it_runs(monkeypatch, tmp_path):

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import torch
 
 GIGA = 10**9
-SHARED = ("SAEs in training", "SAEs in evaluation")
+SHARED = ("SAEs in training", "checkpoint copy", "SAEs in evaluation")
 """The parts of the memory of which each process has its share."""
 
 

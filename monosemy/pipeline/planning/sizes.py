@@ -83,8 +83,8 @@ def bytes_of_run(
 ) -> Plan:
     """The bytes that a run needs, by part, at sites with these widths {site: d}.
 
-    `n_latent_shards` is as in `estimate`; `on_cpu`, several SAEs step side by side; `n_processes` of the machine share
-    a bound on disk. Raises DoesNotFit where that holds no two windows.
+    `n_latent_shards` is as in `estimate`; `on_cpu`, several SAEs step side by side, and else on GPUs; `n_processes` of
+    the machine share a bound on disk. Raises DoesNotFit where that holds no two windows.
     """
     costs = [needs.cost(config, model) for needs in requirements_of(config)]
     kinds = kinds_of(config, widths)
@@ -97,6 +97,7 @@ def bytes_of_run(
         n_latent_shards=n_latent_shards,
         n_at_once=n_at_once,
         n_sharing=n_processes,
+        on_gpu=not on_cpu,
     )
     each = {kind: sae_bytes(config, kind) for kind in kinds}
     of_rooms = 4 * sum(cost.n_parameters for cost in costs)

@@ -49,7 +49,9 @@ def save_checkpoint(parent: Path, step: int, trainee: ShardedTrainee, state: Map
     ranks.barrier()
     tensors = trainee.tensors()
     with _quiet():
-        writer = distributed_checkpoint.HuggingFaceStorageWriter(str(temporary), save_distributed=True)
+        writer = distributed_checkpoint.HuggingFaceStorageWriter(
+            str(temporary), _files_of(tensors), save_distributed=True
+        )
         try:
             distributed_checkpoint.save(_as_distributed(tensors, trainee), storage_writer=writer)
         except distributed_checkpoint.CheckpointException as error:
@@ -106,6 +108,19 @@ def load_checkpoint(folder: Path, trainee: ShardedTrainee) -> dict[str, Any]:
 
 def _of_latents(name: str, tensor: Tensor) -> bool:
     return name.rpartition(".")[2] in _OF_LATENTS and tensor.ndim > 0
+
+
+def _files_of(tensors: Mapping[str, Tensor]) -> dict[str, int]:
+    """The number of the file, counted from 1, that each tensor stands in: every matrix in one of its own.
+
+    The writer holds a file's bytes twice in main memory, beside a copy of tensors that are on a GPU.
+    """
+    numbers, n_files = {}, 1
+    for name, tensor in tensors.items():
+        own_file = _of_latents(name, tensor) and tensor.ndim == 2
+        n_files += own_file
+        numbers[name] = n_files if own_file else 1
+    return numbers
 
 
 def _as_distributed(tensors: Mapping[str, Tensor], trainee: ShardedTrainee) -> dict[str, Tensor]:

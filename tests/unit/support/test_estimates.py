@@ -10,7 +10,7 @@ import pytest
 
 from monosemy.config import ActivationsConfig, EvaluationConfig, ModelConfig, RunConfig, TextConfig, TrainingConfig
 from monosemy.errors import UserError
-from monosemy.pipeline.planning.fit import memory_of
+from monosemy.pipeline.planning.fit import Machine, in_main_memory, memory_of, on_device
 from monosemy.support import estimates, files
 from monosemy.support.estimates import (
     DoesNotFit,
@@ -54,9 +54,12 @@ def test_parts_against_counts_by_hand():
     assert plan.cache_disk["activations"] == 79 * 127 * (150 * 2 + 16)
     assert plan.cache_disk["token shards"] == 8 * 128 * (79 + 8)
     assert plan.run_disk == {"SAEs": 4 * parameters, "checkpoints": 24 * parameters}
-    assert plan.memory["SAEs in training"] == 18 * parameters
+    # Weights and two moments; and of the encoder's three a copy in the order of rows, for a checkpoint.
+    assert plan.memory["SAEs in training"] == 12 * parameters
+    assert plan.memory["checkpoint copy"] == 6 * parameters
     n_parameters = 2 * 100 * 1000 + 3000 + 100
-    assert plan.memory["training step"] == 4 * n_parameters + config.training.batch_tokens * (4 * 1000 + 2 * 150) * 4
+    rows = config.training.batch_tokens * (6 * 1000 + 2 * 150 + 6 * 100)
+    assert plan.memory["training step"] == 4 * (n_parameters + rows)
     assert plan.memory["model"] == 4 * SMOL.n_parameters
     assert plan.memory["logits"] == 3 * 2**28
     long = dataclasses.replace(config, text=TextConfig(context_length=2048))
@@ -66,13 +69,27 @@ def test_parts_against_counts_by_hand():
 def test_saes_in_slices_are_trained_one_after_the_other_each_over_several_processes():
     together, in_turn = estimate(DEMO, WIDTHS, SMOL), estimate(DEMO, WIDTHS, SMOL, n_latent_shards=4)
     assert in_turn.memory["SAEs in training"] == together.memory["SAEs in training"] // 18 // 4
-    assert in_turn.memory["training step"] == together.memory["training step"] // 4
+    assert in_turn.memory["checkpoint copy"] == 0  # written matrix by matrix, when there are no gradients
+    rows = 8 * DEMO.training.batch_tokens * 4 * 576  # of which every process has all
+    assert in_turn.memory["training step"] - rows == pytest.approx((together.memory["training step"] - rows) / 4)
     assert in_turn.memory["SAEs in evaluation"] == 0  # evaluating them is another command's, with a check of its own
     assert in_turn.run_disk["checkpoints"] == together.run_disk["checkpoints"] // 18
     others = ("model", "model pass", "logits")
     assert [in_turn.memory[part] for part in others] == [together.memory[part] for part in others]
     three = memory_of(3, in_turn.memory, n_ranks=3, in_slices=True)
     assert three == {part: 3 * size for part, size in in_turn.memory.items()}
+
+
+def test_with_a_gpu_pre_activations_are_never_held_and_checkpoints_are_copied_to_main_memory():
+    wide = dataclasses.replace(DEMO, d_sae=1_000_000, training=TrainingConfig(batch_tokens=8192))
+    here, there = (estimate(wide, WIDTHS, SMOL, on_gpu=on_gpu) for on_gpu in (False, True))
+    weights_and_moments = 12 * n_saes_per_site(wide) * (2 * 576 * 10**6 + 3 * 10**6 + 576)
+    assert here.memory["SAEs in training"] == there.memory["SAEs in training"] == weights_and_moments
+    assert here.memory["training step"] > 8192 * 10**6 * 4 > there.memory["training step"]
+    gpu = Machine(1, 1, device_memory=10**15)
+    options = {"n_ranks": 1, "in_slices": False}
+    assert "checkpoint copy" not in on_device(there, gpu, **options).memory
+    assert in_main_memory(there, gpu, **options).memory["checkpoint copy"] == weights_and_moments
 
 
 def test_controls_count():
