@@ -4,8 +4,9 @@ Place on the path: beneath `dispatch`, once for a device, at its first use. Driv
 kernel that was never run on one may fail there, or give other numbers. Then `reference` takes the place of all kernels.
 
 Inputs are small whole numbers, whose sums are exact in any order and whose ties are many, so that results must be equal
-to the last bit; Adam alone divides, and has a tolerance. They are wide enough for several chunks of latents, and in
-float32 some rows have as many components as a real model's, for which kernels take larger blocks.
+to the last bit; Adam alone divides, and has a tolerance. They are wide enough for several chunks of latents, and some
+rows have as many components as a real model's, for which kernels take larger blocks and the encoder's product several
+(in float32, but for the encoder, whose sums are in float32 anyway).
 Limits: an error that ends the process, or that leaves the device unusable, cannot be caught.
 """
 
@@ -58,7 +59,7 @@ def _cases(backend: ModuleType, device: torch.device, dtype: torch.dtype) -> Ite
 
     def whole(*shape: int, seed: int, span: int = 2) -> Tensor:
         generator = torch.Generator().manual_seed(seed)
-        return torch.randint(-span, span + 1, shape, generator=generator).to(device, dtype)
+        return torch.randint(-span, span + 1, shape, generator=generator, dtype=torch.int8).to(device, dtype)
 
     x, rows, bias = whole(N_ROWS, D_IN, seed=0), whole(N_LATENTS, D_IN, seed=1), whole(D_IN, seed=2)
     scores = x.float() @ rows.float().T
@@ -93,19 +94,24 @@ def _cases(backend: ModuleType, device: torch.device, dtype: torch.dtype) -> Ite
     pre = x.float() @ wide.float().T + b_enc.float()
     threshold = whole(N_WIDE, seed=5) + 12
     yield from _selections(backend, pre, threshold.float())
+    for select, option in (("select_topk", K), ("select_batch_topk", K * N_ROWS), ("select_above", threshold)):
+        yield _encoding(backend, select, option, (x, wide, b_enc))
+    # The product alone depends on d, and all encoders share it: sums of so many terms in float32 are exact.
+    yield _encoding(backend, "select_topk", K, (whole(N_ROWS, WIDE_D, seed=9), whole(N_WIDE, WIDE_D, seed=10), b_enc))
 
-    def encoded(select: str, option: Any) -> Case:
-        def definition() -> Any:
-            selected = getattr(reference, select)(pre, option.float() if isinstance(option, Tensor) else option)
-            selection, *cut = selected if select == "select_batch_topk" else (selected,)
-            return selection, reference.take(pre, selection).to(dtype), *cut
 
-        name = select.replace("select", "encode")
-        return name, lambda: getattr(backend, name)(x, wide.T, b_enc, option), definition
+def _encoding(backend: ModuleType, select: str, option: Any, inputs: tuple[Tensor, Tensor, Tensor]) -> Case:
+    """An encoder on rows x [N, D], encoder rows [F, D] and a bias [F]."""
+    x, rows, b_enc = inputs
 
-    yield encoded("select_topk", K)
-    yield encoded("select_batch_topk", K * N_ROWS)
-    yield encoded("select_above", threshold)
+    def definition() -> Any:
+        pre = x.float() @ rows.float().T + b_enc.float()
+        selected = getattr(reference, select)(pre, option.float() if isinstance(option, Tensor) else option)
+        selection, *cut = selected if select == "select_batch_topk" else (selected,)
+        return selection, reference.take(pre, selection).to(x.dtype), *cut
+
+    name = select.replace("select", "encode")
+    return name, lambda: getattr(backend, name)(x, rows.T, b_enc, option), definition
 
 
 def _selections(backend: ModuleType, scores: Tensor, threshold: Tensor) -> Iterator[Case]:

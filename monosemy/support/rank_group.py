@@ -16,6 +16,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +35,9 @@ _OVER, _BY_FAILURE = "over", "by failure"
 PATIENCE = timedelta(days=7)
 """How long a rank waits for the others' work: one may still train when another has done its share."""
 _MOST_RANKS = 100_000
+_ANSWER_SECONDS = 10.0
+"""How long a store that accepts a connection may take to answer, beyond the wait for it to be there."""
+_OTHER_PORT = "set MASTER_PORT to a free one for all ranks"
 _LINGER_SECONDS = 0.5
 """How long the host of the store outlives what it has told the others, so that it reaches them."""
 
@@ -166,15 +170,22 @@ def connect() -> GlooGroup:
     seconds = _whole(RENDEZVOUS_SECONDS, DEFAULT_RENDEZVOUS_SECONDS, round(PATIENCE.total_seconds()))
     limit = timedelta(seconds=seconds)
     # torchrun's own store outlives the ranks; without it (srun, mpirun) rank 0 opens one.
-    hosts = own == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+    of_torchrun = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    hosts = own == 0 and not of_torchrun
     try:
-        server = dist.TCPStore(host, port, size, is_master=hosts, timeout=limit, wait_for_workers=False)
-    except RuntimeError as error:
+        server = _within(
+            seconds + _ANSWER_SECONDS,
+            lambda: dist.TCPStore(host, port, size, is_master=hosts, timeout=limit, wait_for_workers=False),
+        )
+    except (RuntimeError, TimeoutError) as error:
         raise _unreachable(own, host, port, error) from None
     # A restart by torchrun must not read what the attempt before it has left.
     prefix = f"monosemy/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
     store = dist.PrefixStore(prefix, server)
-    store.set(f"here/{own}", "")
+    if store.add(f"here/{own}", 1) > 1 and not of_torchrun:
+        raise RankError(
+            f"rank {own}: another rank {own} has come to {host}:{port} before, perhaps of another run; {_OTHER_PORT}"
+        )
     keys = [f"here/{number}" for number in range(size)]
     try:
         store.wait(keys, limit)
@@ -202,9 +213,28 @@ def _whole(variable: str, default: int, most: int, *, least: int = 1) -> int:
     )
 
 
-def _unreachable(own: int, host: str, port: int, error: RuntimeError) -> RankError:
+def _within(seconds: float, open_store: Callable[[], Store]) -> Store:
+    """What `open_store` returns or raises. Raises TimeoutError where it does neither within so many seconds.
+
+    torch waits without end for a program that accepts its connection and says nothing.
+    """
+    future: Future[Store] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(open_store())
+        except Exception as error:  # whatever it is, for the caller
+            future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return future.result(seconds)
+
+
+def _unreachable(own: int, host: str, port: int, error: Exception) -> RankError:
     if own == 0 and "EADDRINUSE" in str(error):
-        return RankError(f"rank 0: port {port} is in use; set MASTER_PORT to a free one for all ranks")
+        return RankError(f"rank 0: port {port} is in use; {_OTHER_PORT}")
+    if isinstance(error, TimeoutError):
+        return RankError(f"rank {own}: another program than rank 0 listens at {host}:{port}; {_OTHER_PORT}")
     return RankError(
         f"rank {own}: rank 0 does not answer at {host}:{port} ({_first_line(error)}); start it, or set MASTER_ADDR and "
         f"MASTER_PORT to where it listens; {RENDEZVOUS_SECONDS} says how long to wait"

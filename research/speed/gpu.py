@@ -3,7 +3,8 @@
 Run: python -m research.speed.gpu [--minutes 8] [--out FOLDER]     on a machine with a GPU
      python -m research.speed.gpu --dry                            small, on the CPU, to see that the command works
 
-  tests    the kernels' own tests (tests/unit/kernels/test_triton.py), on the GPU
+  tests    the kernels' own tests (tests/unit/kernels/test_triton.py), on the GPU, and those of what takes the place of
+           kernels that fail (test_self_test.py), in Triton's interpreter
   steps    a training step of every architecture, at d 576 and 2,304 and m 9,216 and 65,536, beside the encoder's
            product in float32 and in bfloat16; beside sae-lens and eai-sparsify where they are installed
   codes    encoding and decoding of the same SAEs, tokens a second
@@ -11,7 +12,9 @@ Run: python -m research.speed.gpu [--minutes 8] [--out FOLDER]     on a machine 
            SAEs are made several at a time)
 It writes gpu.json and gpu.md. Rows are random, at E‖x‖² = 1, and every SAE is calibrated to L0 32 on them. What does
 not fit into the time is left out and named, also in the middle of a measurement; what fails is recorded with its first
-line, and the rest goes on. Limits: a call into CUDA or a compiler that does not return cannot be ended.
+line, and the rest goes on. It ends with status 1 and one line where a test did not pass or nothing was measured; the
+files are written all the same, but for a machine without a GPU. Limits: a call into CUDA or a compiler that does not
+return cannot be ended.
 """
 
 from __future__ import annotations
@@ -25,7 +28,7 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,8 +49,11 @@ ROOT = Path(__file__).parents[2]
 BATCH, ROUNDS, WARM_UP = 4096, 9, 3
 SIZES = ((576, 9_216), (2_304, 9_216), (576, 65_536), (2_304, 65_536))
 DRY_SIZES = ((32, 256),)
+TESTS = ("tests/unit/kernels/test_triton.py", "tests/unit/kernels/test_self_test.py")
+DRY_TESTS = "above_is_strict or full_device"
+"""Quick tests of each of these files."""
 TEST_SHARE = 0.4
-"""Share of the time that the kernels' tests may take."""
+"""Share of the time that `TESTS` may take."""
 HEADS = ("d", "m", "what", "ms", "× fp32 product", "× bf16 product", "tokens/s", "peak MiB")
 
 
@@ -113,10 +119,10 @@ def timed(make: Callable[[], Callable[[], object]], machine: Machine) -> dict[st
 
 
 def kernel_tests(machine: Machine) -> dict[str, Any]:
-    """How the kernels' tests ended."""
-    paths = ["tests/unit/kernels/test_triton.py"]
-    options = ["-k", "above_is_strict"] if machine.dry else []
-    command = [sys.executable, "-m", "pytest", "-q", "-x" if machine.dry else "-q", *paths, *options]
+    """How the kernels' tests ended: their counts, pytest's last line, its lines on failures, and its exit status."""
+    options = ["-x", "-k", DRY_TESTS] if machine.dry else []
+    # A second -q would leave the counts out.
+    command = [sys.executable, "-m", "pytest", "-q", *TESTS, *options]
     started = time.monotonic()
     limit = max(30.0, TEST_SHARE * machine.remaining())
     try:
@@ -124,12 +130,22 @@ def kernel_tests(machine: Machine) -> dict[str, Any]:
             command, cwd=ROOT, capture_output=True, text=True, timeout=limit, env=dict(os.environ), check=False
         )
     except subprocess.TimeoutExpired:
-        return {"passed": 0, "failed": 0, "ended": f"not within {limit:.0f} s", "seconds": limit}
-    counts = {word: int(n) for n, word in re.findall(r"(\d+) (passed|failed|skipped|error)", done.stdout)}
-    lines = done.stdout.strip().splitlines()
+        return {"passed": 0, "ended": f"not within {limit:.0f} s", "failures": [], "status": None, "seconds": limit}
+    lines = done.stdout.strip().splitlines() or done.stderr.strip().splitlines() or ["without a word"]
+    counts = {word: int(n) for n, word in re.findall(r"(\d+) (passed|failed|skipped|error)", lines[-1])}
     failures = [line for line in lines if line.startswith(("FAILED", "ERROR"))]
-    ended = lines[-1] if lines else done.stderr.strip().splitlines()[-1]
-    return {**counts, "ended": ended, "failures": failures, "seconds": time.monotonic() - started}
+    outcome = {"ended": lines[-1], "failures": failures, "status": done.returncode}
+    return {**counts, **outcome, "seconds": time.monotonic() - started}
+
+
+def fault(record: Mapping[str, Any]) -> str | None:
+    """One line on what is wrong with a record: tests that did not pass, nothing measured; None where neither is."""
+    tests, faults = record["tests"], []
+    if tests["status"] != 0 or not tests.get("passed"):
+        faults.append("the kernels' tests did not pass: " + "; ".join([tests["ended"], *tests["failures"][:1]]))
+    if not record["rows"]:
+        faults.append("nothing was measured: " + "; ".join(record["left_out"][:1] or ["no size was tried"]))
+    return "; ".join(faults) or None
 
 
 def rows_of_size(d_in: int, d_sae: int, machine: Machine) -> list[dict[str, Any]]:
@@ -268,8 +284,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--dry", action="store_true", help="Small sizes on the CPU.")
     arguments = parser.parse_args(words)
     if not arguments.dry and not torch.cuda.is_available():
-        print("no CUDA device here, so nothing was measured; --dry tries the command on the CPU")
-        return
+        raise SystemExit("no CUDA device here, so nothing was measured; --dry tries the command on the CPU")
     device = torch.device("cpu" if arguments.dry else "cuda")
     machine = Machine(device, time.monotonic() + 60 * arguments.minutes, arguments.dry)
     tests = kernel_tests(machine)
@@ -285,6 +300,8 @@ def main(words: Sequence[str] | None = None) -> None:
     common.save(arguments.out / "gpu.json", record)
     write_text(arguments.out / "gpu.md", page(record))
     print(f"{arguments.out / 'gpu.json'} and gpu.md: {len(rows)} rows, {len(machine.left_out)} left out")
+    if line := fault(record):
+        raise SystemExit(line)
 
 
 if __name__ == "__main__":

@@ -31,10 +31,10 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "jumprelu": ("jumprelu", {"frequency_limit": 0.05}),
     "jumprelu-tanh": ("jumprelu", {"recipe": "tanh"}),
 }
-ALL_CASES = [(case, torch.float64) for case in CASES] + [(case, torch.float32) for case in ("topk", "jumprelu")]
-MESHES = {2: [1, 2], 4: [2]}
-"""Numbers of slices by numbers of processes."""
 CONTINUED = ("topk", "batch_topk", "jumprelu")
+ALL_CASES = [(case, torch.float64) for case in CASES] + [(case, torch.float32) for case in CONTINUED]
+MESHES = {2: [1, 2], 4: [1, 2, 4]}
+"""Numbers of slices by numbers of processes."""
 CONFIG = TrainingConfig(batch_tokens=ROWS, dead_fraction=0.09, warmup_fraction=0.1, restart_share=0.02)
 
 

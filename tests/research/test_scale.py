@@ -115,9 +115,89 @@ def test_the_command_counts_messages_and_saves_the_share_while_it_runs(monkeypat
 def test_without_a_gpu_one_line_says_so(capsys, tmp_path):
     if torch.cuda.is_available():
         pytest.skip("there is a GPU here")
-    gpu.main(["--out", str(tmp_path)])
-    assert capsys.readouterr().out.startswith("no CUDA device here")
+    with pytest.raises(SystemExit, match="no CUDA device here, so nothing was measured"):
+        gpu.main(["--out", str(tmp_path)])
     assert list(tmp_path.iterdir()) == []
+
+
+ROW = {
+    "d_in": 576,
+    "d_sae": 9216,
+    "what": "product fp32",
+    "milliseconds": 2.0,
+    "tokens_per_second": 1e6,
+    "peak_mib": 3.0,
+    "ratios": {},
+}
+PASSED = {"passed": 9, "ended": "9 passed in 2 s", "failures": [], "status": 0}
+FAILED = {"passed": 8, "failed": 1, "ended": "1 failed, 8 passed in 2 s", "failures": ["FAILED a.py::b"], "status": 1}
+ALL_SKIPPED = {"skipped": 9, "ended": "9 skipped in 2 s", "failures": [], "status": 0}
+
+
+@pytest.mark.parametrize(
+    ("tests", "rows", "line"),
+    [
+        (PASSED, [ROW], None),
+        (FAILED, [ROW], "the kernels' tests did not pass: 1 failed, 8 passed in 2 s; FAILED a.py::b"),
+        (ALL_SKIPPED, [ROW], "the kernels' tests did not pass: 9 skipped in 2 s"),
+        (PASSED, [], "nothing was measured: product fp32 at d 32: out of time"),
+        (
+            FAILED,
+            [],
+            "the kernels' tests did not pass: 1 failed, 8 passed in 2 s; FAILED a.py::b; "
+            "nothing was measured: product fp32 at d 32: out of time",
+        ),
+    ],
+)
+def test_failed_tests_and_nothing_measured_end_in_one_line_after_the_files(tests, rows, line, monkeypatch, tmp_path):
+    def left_out(*size: int, machine: gpu.Machine) -> list[dict[str, Any]]:
+        machine.left_out.append("product fp32 at d 32: out of time")
+        return rows
+
+    monkeypatch.setattr(gpu, "kernel_tests", lambda machine: tests)
+    monkeypatch.setattr(gpu, "rows_of_size", left_out)
+    words = ["--dry", "--out", str(tmp_path)]
+    if line is None:
+        gpu.main(words)
+    else:
+        with pytest.raises(SystemExit) as ended:
+            gpu.main(words)
+        assert ended.value.code == line
+    assert read_json(tmp_path / "gpu.json")["tests"] == tests
+    assert tests["ended"] in (tmp_path / "gpu.md").read_text()
+
+
+def test_the_kernels_tests_are_run_and_counted(monkeypatch):
+    pytest.importorskip("triton", reason="triton is installed where there are GPUs")
+    machine = gpu.Machine(torch.device("cpu"), time.monotonic() + 1e3, dry=True)
+    tests = gpu.kernel_tests(machine)
+    assert (tests["status"], tests["failures"]) == (0, [])
+    monkeypatch.setattr(gpu, "TESTS", gpu.TESTS[1:])
+    assert tests["passed"] > gpu.kernel_tests(machine)["passed"] > 0  # of either file
+
+
+def test_a_failed_test_is_counted_and_named(monkeypatch, tmp_path):
+    file = tmp_path / "test_two.py"
+    file.write_text("def test_right():\n    pass\ndef test_wrong():\n    assert 0\n")
+    monkeypatch.setattr(gpu, "TESTS", (str(file),))
+    tests = gpu.kernel_tests(gpu.Machine(torch.device("cpu"), time.monotonic() + 1e3, dry=False))
+    assert (tests["passed"], tests["failed"], tests["status"]) == (1, 1, 1)
+    (failure,) = tests["failures"]
+    assert failure.startswith("FAILED")
+    assert "test_wrong" in failure
+    assert gpu.fault({"tests": tests, "rows": [ROW], "left_out": []}) == (
+        f"the kernels' tests did not pass: {tests['ended']}; {failure}"
+    )
+
+
+def test_kernels_tests_that_do_not_end_in_time_have_not_passed(monkeypatch):
+    def out_of_time(command: list[str], *, timeout: float, **_: Any) -> None:
+        raise gpu.subprocess.TimeoutExpired(command, timeout)
+
+    monkeypatch.setattr(gpu.subprocess, "run", out_of_time)
+    tests = gpu.kernel_tests(gpu.Machine(torch.device("cpu"), time.monotonic(), dry=False))
+    line = gpu.fault({"tests": tests, "rows": [ROW], "left_out": []})
+    assert line == "the kernels' tests did not pass: not within 30 s"
 
 
 def test_every_architecture_is_measured_and_what_fails_is_named():
@@ -178,10 +258,7 @@ def test_a_measurement_that_outlasts_the_time_is_ended_and_named():
 
 
 def test_the_page_has_a_line_for_every_row():
-    rows = [
-        {"d_in": 576, "d_sae": 9216, "what": what, "milliseconds": 2.0, "tokens_per_second": 1e6, "peak_mib": 3.0,
-         "ratios": {}} for what in ("product fp32", "topk step")
-    ]  # fmt: skip
+    rows = [{**ROW, "what": what} for what in ("product fp32", "topk step")]
     rows[1]["ratios"] = {"product fp32": 1.5}
     record = {"device": "GPU X", "kernels": "triton", "tests": {"ended": "9 passed"}, "n_rows": 4096, "rows": rows}
     page = gpu.page({**record, "left_out": ["sparsify: not installed"]})

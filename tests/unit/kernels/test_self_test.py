@@ -56,6 +56,12 @@ def broken(offsets, indices, values, matrix, bias, out, n_inputs, BLOCK_Z: tl.co
     tl.store(out + n * n_inputs + d, tl.load(bias + d, mask=d < n_inputs, other=0.0), mask=d < n_inputs)
 sparse._decode = broken
 """
+FIRST_BLOCK_ALONE = """
+from monosemy.kernels.cuda import encode
+product = encode._product
+encode._product = lambda x, W_enc, b_enc: product(x[:, :1024], W_enc[:1024], b_enc)
+"""
+"""An encoder that is right up to 1,024 components."""
 NO_COMPILER = """
 @triton.jit
 def broken(offsets, order, values, out, BLOCK: tl.constexpr):
@@ -112,11 +118,12 @@ def test_kernels_that_work_are_used(tmp_path):
     assert run_step(tmp_path, "") == ["monosemy.kernels.cuda.sparse", ""]
 
 
-def test_a_kernel_with_wrong_numbers_is_replaced(tmp_path):
-    backend, *lines = run_step(tmp_path, WITHOUT_BIAS)
+@pytest.mark.parametrize(("broken", "name"), [(WITHOUT_BIAS, "decode"), (FIRST_BLOCK_ALONE, "encode_topk")])
+def test_a_kernel_with_wrong_numbers_is_replaced(broken, name, tmp_path):
+    backend, *lines = run_step(tmp_path, broken)
     assert backend == "monosemy.kernels.reference"
     assert len(lines) == 1
-    assert "decode: wrong numbers in float32" in lines[0]
+    assert f"({name}: wrong numbers in float32)" in lines[0]
 
 
 def test_a_kernel_that_does_not_compile_is_replaced(tmp_path):

@@ -7,6 +7,7 @@ import os
 import random
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -252,13 +253,18 @@ build_store(TableModel(), topical_text(), (A, B), CONFIG, folder=Path(sys.argv[1
 """
 
 
-def test_a_store_has_the_same_bytes_whichever_ranks_build_it_and_whatever_happens_to_them(tmp_path, monkeypatch):
+def import_cases(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets the processes of this test import the models of tests/cases."""
     cases = str(Path(__file__).parents[2] / "cases")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([cases, os.environ.get("PYTHONPATH", "")]))
 
-    def contents(folder: Path) -> dict[str, bytes]:
-        return {path.name: path.read_bytes() for path in folder.iterdir()}
 
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_a_store_has_the_same_bytes_whichever_ranks_build_it_and_whatever_happens_to_them(tmp_path, monkeypatch):
+    import_cases(monkeypatch)
     alone, shared = tmp_path / "alone", tmp_path / "shared"
     whole = start_ranks(HARVEST, 1, str(alone))
     (first, second) = ended(start_ranks(HARVEST, 2, str(shared), "full"))
@@ -269,4 +275,59 @@ def test_a_store_has_the_same_bytes_whichever_ranks_build_it_and_whatever_happen
     assert first.errors == ["error: rank 1 was killed or cannot be reached; run the same command to continue"]
     assert [rank.status for rank in ended(start_ranks(HARVEST, 3, str(shared)))] == [0, 0, 0]
     assert [rank.status for rank in ended(whole)] == [0]
+    assert contents(shared) == contents(alone)
+
+
+MANY_SHARDS = """
+import time
+from pathlib import Path
+from activation_cases import A, B, CONFIG, TableModel, topical_text
+from monosemy.activations import store
+class SlowModel(TableModel):
+    def activations(self, tokens, sites, **options):
+        time.sleep(0.01)
+        return super().activations(tokens, sites, **options)
+harvest_missing = store._harvest_missing
+def held(*arguments, **options):
+    harvest_missing(*arguments, **options)
+    signal.pause()
+if str(rank) in sys.argv[2:]:
+    store._harvest_missing = held
+text = topical_text(N_SEQUENCES)
+store.build_store(SlowModel(), text, (A, B), CONFIG, folder=Path(sys.argv[1]), shard_bytes=1)
+"""
+"""Harvests shards of two sequences each. The rank that the words name waits for its kill when its own are done, so that
+the kill comes in time however slowly this machine watches."""
+N_SHARDS = 160
+
+
+@pytest.mark.timeout(1200)
+def test_a_store_has_the_same_bytes_after_kills_at_random_instants_of_the_harvest(tmp_path, monkeypatch):
+    import_cases(monkeypatch)
+    alone, shared = tmp_path / "alone", tmp_path / "shared"
+    script = MANY_SHARDS.replace("N_SEQUENCES", str(2 * N_SHARDS))
+    assert [(rank.status, rank.errors) for rank in ended(start_ranks(script, 1, str(alone)))] == [(0, [])]
+
+    def n_shards() -> int:
+        return len(list(shared.glob("activations-*.safetensors")))
+
+    draw = random.SystemRandom()
+    for _ in range(3):
+        number, moment, n_before = draw.randrange(2), draw.uniform(0, 0.03), n_shards()
+        n_awaited = n_before + draw.randrange(1, max(2, (N_SHARDS - n_before) // 3))
+        started = start_ranks(script, 2, str(shared), str(number))
+        while n_shards() < min(n_awaited, N_SHARDS) and all(process.poll() is None for process in started):
+            time.sleep(0.001)
+        time.sleep(moment)
+        started[number].send_signal(signal.SIGKILL)
+        ends = ended(started)
+        print(f"rank {number} killed {moment:.3f} s after shard {n_awaited}, with {n_shards()} of {N_SHARDS} on disk")
+        assert ends[number].status == -signal.SIGKILL, ends
+        assert ends[1 - number].errors == [
+            f"error: rank {number} was killed or cannot be reached; run the same command to continue"
+        ]
+        assert not json.loads((shared / "manifest.json").read_text())["complete"]
+
+    assert [(rank.status, rank.errors) for rank in ended(start_ranks(script, 2, str(shared)))] == [(0, [])] * 2
+    assert len(contents(alone)) == N_SHARDS + 1
     assert contents(shared) == contents(alone)

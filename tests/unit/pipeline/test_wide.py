@@ -29,7 +29,7 @@ from monosemy.saes.slices import is_sliced, write_index, write_slice
 from monosemy.support.metrics import read_metrics
 
 WORDS = (
-    "--architectures topk jumprelu --l0 4 --d-sae 64 --training.batch-tokens 128 --training.n-passes 1"
+    "--architectures topk batch_topk jumprelu --l0 4 --d-sae 64 --training.batch-tokens 128 --training.n-passes 1"
     " --training.checkpoint-tokens 500"
 )
 
@@ -98,7 +98,7 @@ def names(run: Path) -> list[Path]:
 def test_a_run_in_slices_is_the_run_of_one_process(folder):
     paths = names(folder / "alone")
     assert names(folder / "wide") == paths
-    assert len(paths) == 3  # two architectures and the control
+    assert len(paths) == 4  # three architectures and the control
     for path in paths:
         wide, alone = load_sae(folder / "wide" / path), load_sae(folder / "alone" / path)
         assert wide.config.record["n_tokens"] == alone.config.record["n_tokens"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import socket
+import time
 
 import pytest
 from rank_processes import ended, free_port, start_ranks
@@ -116,13 +117,48 @@ def test_a_rendezvous_that_never_comes_names_who_is_missing(monkeypatch):
     assert line.startswith("error: rank 1: rank 0 does not answer at 127.0.0.1:")
 
 
-def test_a_port_in_use_is_named():
+def test_a_port_in_use_is_named_by_every_rank(monkeypatch):
+    monkeypatch.setenv("MONOSEMY_RENDEZVOUS_SECONDS", "2")
     with socket.socket() as server:
         port = free_port()
         server.bind(("", port))
         server.listen()
-        (first,) = ended(start_ranks("pass", 2, port=port, only=0))
-    assert first.errors == [f"error: rank 0: port {port} is in use; set MASTER_PORT to a free one for all ranks"]
+        ends = ended(start_ranks("pass", 2, port=port))
+    assert [rank.status for rank in ends] == [2, 2]
+    assert [rank.errors for rank in ends] == [
+        [f"error: rank 0: port {port} is in use; set MASTER_PORT to a free one for all ranks"],
+        [
+            f"error: rank 1: another program than rank 0 listens at 127.0.0.1:{port}; "
+            "set MASTER_PORT to a free one for all ranks"
+        ],
+    ]
+
+
+WAITING = """
+import time
+from pathlib import Path
+Path(sys.argv[1], f"rank-{rank}").touch()
+while not Path(sys.argv[1], "over").exists():
+    time.sleep(0.01)
+print(ranks.gathered(rank))
+"""
+
+
+def test_the_port_of_another_run_is_named_and_that_run_goes_on(tmp_path):
+    port = free_port()
+    first_run = start_ranks(WAITING, 2, str(tmp_path), port=port)
+    while len(list(tmp_path.iterdir())) < 2 and all(rank.poll() is None for rank in first_run):
+        time.sleep(0.01)
+    ends = ended(start_ranks("pass", 2, port=port))
+    (tmp_path / "over").touch()
+    assert ended(first_run) == [(0, "[0, 1]\n", [])] * 2
+    assert [rank.errors for rank in ends] == [
+        [f"error: rank 0: port {port} is in use; set MASTER_PORT to a free one for all ranks"],
+        [
+            f"error: rank 1: another rank 1 has come to 127.0.0.1:{port} before, perhaps of another run; "
+            "set MASTER_PORT to a free one for all ranks"
+        ],
+    ]
 
 
 @pytest.mark.parametrize(("words", "error"), [(["--processes", "0"], "at least 1"), (["--processes", "two"], "whole")])
