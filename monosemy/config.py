@@ -73,9 +73,9 @@ class TextConfig:
     """Split of a hub dataset."""
     context_length: Annotated[int, Range(2, example=256)] = 256
     """Number of tokens in each packed sequence."""
-    n_tokens: Annotated[int, Range(1, example=300_000)] = 300_000
+    n_tokens: Annotated[int, Range(1, 10**15, example=300_000)] = 300_000
     """Number of training tokens."""
-    n_validation_tokens: Annotated[int, Range(1, example=65_536)] = 65_536
+    n_validation_tokens: Annotated[int, Range(1, 10**15, example=65_536)] = 65_536
     """Number of validation tokens, from documents that training never sees."""
     seed: Annotated[int, SEED] = 0
     """Seed for the order of the documents and the choice of validation documents."""

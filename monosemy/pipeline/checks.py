@@ -128,6 +128,7 @@ def check_resources(run: Run) -> None:
     files.require_cache()
     size, d_heads = model_size(run.source("model"), run.config.model.revision)
     device = choose_device(run.config.model.device)
+    choose_device(run.config.training.device)
     n_shards, n_processes = run.n_latent_shards, ranks.n_local_ranks()
     given: dict[str, Any] = {
         "n_latent_shards": n_shards,

@@ -30,8 +30,10 @@ if TYPE_CHECKING:
 RENDEZVOUS_SECONDS = "MONOSEMY_RENDEZVOUS_SECONDS"
 """The environment variable with the number of seconds that ranks wait for each other at the start."""
 DEFAULT_RENDEZVOUS_SECONDS = 300
-_OVER, _BY_FAILURE = "over", "by failure"
-"""The key of the store whose value says that the work is over, and that value after a failure."""
+_CALL, _OVER, _BY_FAILURE = "call", "over", "by failure"
+"""Keys of the store: every rank answers the first; the second's value says that the work is over, and how."""
+_CALL_SECONDS = 5.0
+"""How long a rank that is there may take to answer, whatever it computes meanwhile."""
 PATIENCE = timedelta(days=7)
 """How long a rank waits for the others' work: one may still train when another has done its share."""
 _MOST_RANKS = 100_000
@@ -70,18 +72,24 @@ def joined(versions: Callable[[], Mapping[str, str]]) -> Iterator[None]:
 class GlooGroup:
     """The connection of this process with the other ranks (`ranks.Group`).
 
-    A thread waits for the word of the first rank that fails, on a connection of its own (`watched`): the store that
-    holds it may end with that rank before this one asks.
+    A thread answers for this process when another one asks who is there, and waits for the word of the first rank that
+    fails; on a connection of its own (`watched`), since the store may end with that rank before this one asks.
+    `of_launcher`: the store is torchrun's, and does not end with rank 0.
     """
 
-    def __init__(self, rank: int, size: int, store: Store, *, watched: Store, hosts_store: bool) -> None:
-        self.rank, self.size, self._store, self._hosts_store = rank, size, store, hosts_store
+    def __init__(
+        self, rank: int, size: int, store: Store, *, watched: Store, hosts_store: bool, of_launcher: bool
+    ) -> None:
+        self.rank, self.size, self._store = rank, size, store
+        self._hosts_store, self._of_launcher = hosts_store, of_launcher
         self._failed = False
         self._watcher = threading.Thread(target=self._watch, args=(watched,), daemon=True)
         self._watcher.start()
 
     def _watch(self, watched: Store) -> None:
         with contextlib.suppress(RuntimeError):  # the store was killed with its host
+            watched.wait([_CALL], PATIENCE)
+            watched.set(_present(self.rank), "")
             watched.wait([_OVER], PATIENCE)
             self._failed = watched.get(_OVER) == _BY_FAILURE.encode()
 
@@ -121,7 +129,7 @@ class GlooGroup:
         try:
             first = bool(self._store.compare_set("failed", "", str(self.rank)) == str(self.rank).encode())
             if first:
-                self._store.set(_OVER, _BY_FAILURE)
+                self._end(_BY_FAILURE)
             return first
         except RuntimeError:  # the store has ended with its host: rank 0 failed and said so, or it was killed
             self._watcher.join()
@@ -130,6 +138,21 @@ class GlooGroup:
     def another_failed(self) -> bool:
         return self._failed
 
+    def absent(self) -> list[int]:
+        keys = [_present(number) for number in range(self.size)]
+        ends = time.monotonic() + _CALL_SECONDS
+        try:
+            self._store.set(_CALL, "")
+            while not self._failed and not self._store.check(keys) and time.monotonic() < ends:
+                time.sleep(0.05)
+            return [] if self._failed else [n for n, key in enumerate(keys) if not self._store.check([key])]
+        except RuntimeError:  # the store is gone
+            return [] if self._of_launcher else [0]
+
+    def _end(self, how: str) -> None:
+        self._store.set(_OVER, how)
+        self._store.set(_CALL, "")  # who waits to be asked goes on to the key above
+
     def leave(self, *, failed: bool) -> None:
         import torch.distributed as dist
 
@@ -137,7 +160,7 @@ class GlooGroup:
             if self._hosts_store:
                 time.sleep(_LINGER_SECONDS)
             return
-        self._store.set(_OVER, "by success")
+        self._end("by success")
         self._watcher.join()
         self.barrier()  # the store ends with its host, when all have heard it
         dist.destroy_process_group()
@@ -151,12 +174,18 @@ def is_of_connection(error: RuntimeError) -> bool:
 
 
 def ended(error: RuntimeError) -> LostError:
-    """The error of a rank that can no longer reach another one, named where torch names it or there is but one."""
+    """The error of a rank that can no longer reach another one, which is named if it can be known."""
     named = re.search(r"Rank (\d+) failed|from rank (\d+)", str(error))
-    other = named[1] or named[2] if named else str(1 - ranks.rank()) if ranks.n_ranks() == 2 else None
-    if other is not None:
-        return LostError(f"rank {other} was killed or cannot be reached; run the same command to continue")
-    # torch's own line gives a place in its source and an address, neither of which says which rank it was.
+    # Else torch's line gives a place in its source and an address, neither of which says which rank it was.
+    if named:
+        others = [int(named[1] or named[2])]
+    else:
+        others = [1 - ranks.rank()] if ranks.n_ranks() == 2 else ranks.absent()
+    if len(others) == 1:
+        return LostError(f"rank {others[0]} was killed or cannot be reached; run the same command to continue")
+    if others:
+        numbers = ", ".join(map(str, others))
+        return LostError(f"ranks {numbers} were killed or cannot be reached; run the same command to continue")
     return LostError(f"rank {ranks.rank()} has lost its connection to another one; run the same command to continue")
 
 
@@ -198,7 +227,12 @@ def connect() -> GlooGroup:
             f"{size} with the same MASTER_ADDR and MASTER_PORT, or wait longer by {RENDEZVOUS_SECONDS}"
         ) from None
     watched = dist.PrefixStore(prefix, dist.TCPStore(host, port, size, is_master=False, timeout=limit))
-    return GlooGroup(own, size, store, watched=watched, hosts_store=hosts)
+    return GlooGroup(own, size, store, watched=watched, hosts_store=hosts, of_launcher=of_torchrun)
+
+
+def _present(rank: int) -> str:
+    """The key of the store that a rank sets when it is asked whether it is there."""
+    return f"present/{rank}"
 
 
 def _whole(variable: str, default: int, most: int, *, least: int = 1) -> int:

@@ -59,6 +59,11 @@ class Group(Protocol):
         ...
 
     def another_failed(self) -> bool: ...
+
+    def absent(self) -> list[int]:
+        """The ranks whose processes are gone."""
+        ...
+
     def leave(self, *, failed: bool) -> None: ...
 
 
@@ -175,6 +180,11 @@ def _let_first_speak() -> None:
 def another_failed() -> bool:
     """Whether a rank has said that it failed; asked now and then where nothing else is exchanged."""
     return _group is not None and _group.another_failed()
+
+
+def absent() -> list[int]:
+    """The ranks whose processes do not answer; asked where an exchange has failed."""
+    return _group.absent() if _group else []
 
 
 def speaks_of_interruption() -> bool:

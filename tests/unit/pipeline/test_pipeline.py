@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from tiny_models import byte_tokenizer, random_module
 
 from monosemy.config import (
@@ -25,7 +26,9 @@ from monosemy.config import (
     TrainingConfig,
     to_json,
 )
+from monosemy.errors import UserError
 from monosemy.layout import RunFiles
+from monosemy.pipeline import whole_run
 from monosemy.support.estimates import Windows
 
 SITES = ("layers.1.resid_post", "layers.2.mlp_out")
@@ -145,6 +148,16 @@ def disk_of(folder: Path) -> int:
             with contextlib.suppress(FileNotFoundError):
                 total += (Path(place) / name).stat().st_size
     return total
+
+
+def test_a_device_that_is_not_there_leaves_nothing_behind(settings, tmp_path):
+    """So that the corrected command can use the folder."""
+    device = f"cuda:{torch.cuda.device_count()}"
+    for section in ("training", "model"):
+        changed = dataclasses.replace(getattr(settings, section), device=device)
+        with pytest.raises(UserError, match=f"unknown device '{device}'"):
+            whole_run(dataclasses.replace(settings, **{section: changed}), tmp_path / "run")
+        assert not (tmp_path / "run").exists(), section
 
 
 def test_a_bound_on_disk_and_a_kill_change_no_byte_of_a_run(settings, tmp_path):

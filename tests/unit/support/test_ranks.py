@@ -32,6 +32,15 @@ def test_values_of_all_ranks_come_in_their_order_and_those_of_the_first_everywhe
         assert rank == (0, "[0, 10, 20] from 0\n", [])
 
 
+SUM = """
+import torch, torch.distributed
+from monosemy.support import rank_group
+try:
+    torch.distributed.all_reduce(torch.zeros(1))
+except RuntimeError as error:  # as pipeline/wide.py does; torch names nobody here
+    raise rank_group.ended(error) from None
+"""
+
 FAULTS = {
     "an error": (
         "if rank == 1: raise UserError('the disk is full')\nranks.barrier()",
@@ -49,6 +58,15 @@ FAULTS = {
         "if rank == 1: ranks.barrier()\nif rank == 1: os.kill(os.getpid(), signal.SIGKILL)\nranks.gathered(0)",
         "rank 1 was killed or cannot be reached; run the same command to continue",
     ),
+    "killed, one of four, while another computes": (
+        "import time\nranks.barrier()\nif rank == 2: os.kill(os.getpid(), signal.SIGKILL)\n"
+        f"if rank == 3: time.sleep(2)\n{SUM}",
+        "rank 2 was killed or cannot be reached; run the same command to continue",
+    ),
+    "killed, the first of three": (
+        "if rank == 0: ranks.barrier()\nif rank == 0: os.kill(os.getpid(), signal.SIGKILL)\nranks.gathered(0)",
+        "rank 0 was killed or cannot be reached; run the same command to continue",
+    ),
     "other settings": (
         "ranks.agree('settings', {'training': {'batch_tokens': 512 + rank // 2}}, 'give every rank the same command')",
         "rank 2 has other settings: training.batch_tokens 513, but 512 at rank 0; give every rank the same command",
@@ -64,9 +82,13 @@ FAULTS = {
 }
 
 
+SIZES = {"other settings": 3, "killed, one of four, while another computes": 4, "killed, the first of three": 3}
+"""Of the groups with more than two ranks."""
+
+
 def test_every_fault_is_one_line_of_one_rank():
     for fault, (body, line) in FAULTS.items():
-        ends = ended(start_ranks(body, 3 if fault == "other settings" else 2, fault))
+        ends = ended(start_ranks(body, SIZES.get(fault, 2), fault))
         assert [line for rank in ends for line in rank.errors] == [f"error: {line}"], fault
         killed = -signal.SIGKILL if fault.startswith("killed") else 2
         assert {rank.status for rank in ends} == {2, killed}, fault
