@@ -315,10 +315,9 @@ def processes_table(record: Record) -> str:
     }
     uneven = [max(pair["2"]["ranks"]) / min(pair["2"]["ranks"]) - 1 for pair in rounds]
     body = [[title, _spread(values)] for title, values in ratios.items()]
-    for pair_key, title in (("training", "training in two slices"), ("whole", "whole command, in two slices")):
-        values = [pair["1"][pair_key] / pair["2"][pair_key] for pair in record.get("rounds_in_slices", ())]
-        if values:
-            body.append([f"{title}, times as fast", _spread(values)])
+    if in_slices := record.get("rounds_in_slices"):
+        values = [pair["1"]["training"] / pair["2"]["training"] for pair in in_slices]
+        body.append(["training SAEs in two slices each, times as fast", _spread(values)])
     longer = f"{100 * statistics.median(uneven):.0f}% [{100 * min(uneven):.0f}, {100 * max(uneven):.0f}]"
     return markdown(["", "two processes beside one"], [*body, ["longer share over the shorter", longer]])
 
