@@ -5,12 +5,17 @@ import type { Comparison, RunInfo, SaeEntry } from "../api";
 import { Bars } from "../charts/bars";
 import { count, num, saeOption, saeTitle, share } from "../format";
 import { ROW_KEYS, useKeys } from "../keys";
-import { Await, Choice, Message, Named, Pager } from "../parts/bits";
+import { AddressProblems, unknownWord, wrongNumber } from "../parts/address";
+import type { Problem } from "../parts/address";
+import { Await, BeyondTheEnd, Choice, Message, Named, Pager } from "../parts/bits";
 import { Term } from "../parts/term";
 import { setQuery, to } from "../router";
 import { sameSae, useLoad, useSettled, useShared } from "../state";
 
 const LIMIT = 50;
+const WAYS = ["cosine", "correlation"] as const;
+const VIEWS = ["matched", "only_a", "only_b"] as const;
+const THRESHOLD = { min: 0.05, max: 0.99, step: 0.01 };
 const key = (sae: { site: string; name: string }) => `${sae.site}/${sae.name}`;
 
 /** How far apart the L0s of two SAEs lie, as the logarithm of their ratio; infinite where one is not known. */
@@ -37,13 +42,28 @@ function choices(run: RunInfo, at: SaeEntry, query: URLSearchParams): [SaeEntry,
   return [a, find(query.get("b")) ?? bestPartner(run, a, others) ?? a];
 }
 
+function problemsOf(run: RunInfo, query: URLSearchParams, a: SaeEntry, b: SaeEntry): Problem[] {
+  const saes = ([["a", a], ["b", b]] as const).flatMap(([name, instead]) => {
+    const value = query.get(name);
+    if (value === null || run.saes.some((sae) => key(sae) === value)) return [];
+    return [{ name, text: `The address has ${name}=${value}, and this run has no such SAE. The page shows ${key(instead)}; the lists below have all ${run.saes.length}.` }];
+  });
+  return [
+    ...saes,
+    ...unknownWord(query, "by", WAYS, a.d_in === b.d_in ? "cosine" : "correlation"),
+    ...unknownWord(query, "view", VIEWS),
+    ...wrongNumber(query, "threshold", THRESHOLD.min, THRESHOLD.max, "The page takes the usual threshold."),
+  ];
+}
+
 export function ComparePage({ query }: { query: URLSearchParams }) {
   const { run, sae } = useShared();
   const [a, b] = choices(run, sae, query);
-  const by = query.get("by") === "correlation" ? ("correlation" as const) : query.get("by") === "cosine" ? ("cosine" as const) : undefined;
-  const picked = Number(query.get("threshold")) || undefined;
+  const by = WAYS.find((name) => name === query.get("by"));
+  const asked = Number(query.get("threshold"));
+  const picked = asked >= THRESHOLD.min && asked <= THRESHOLD.max ? asked : undefined;
   const threshold = useSettled(picked, 200);
-  const view = (["matched", "only_a", "only_b"] as const).find((name) => name === query.get("view")) ?? "matched";
+  const view = VIEWS.find((name) => name === query.get("view")) ?? "matched";
   const offset = Number(query.get("offset")) || 0;
   const without = [a, b].filter((entry) => !entry.has_features);
   const impossible = by === "correlation" && without.length > 0;
@@ -76,6 +96,7 @@ export function ComparePage({ query }: { query: URLSearchParams }) {
         </div>
       </div>
       <div class="stack">
+        <AddressProblems problems={problemsOf(run, query, a, b)} />
         <section class="card stack" aria-label="Which SAEs">
           <div class="row end">
             {pick("a", a)}
@@ -140,9 +161,7 @@ function Compared({ comparison, a, b, picked, offset }: { comparison: Comparison
           </span>
           <input
             type="range"
-            min={0.05}
-            max={0.99}
-            step={0.01}
+            {...THRESHOLD}
             value={picked ?? comparison.threshold}
             onInput={(event) => setQuery({ threshold: event.currentTarget.value, offset: null })}
           />
@@ -174,7 +193,7 @@ function Compared({ comparison, a, b, picked, offset }: { comparison: Comparison
       </section>
       <section class="card stack" aria-label="Latents">
         <Choice name="Which latents" value={comparison.view} options={views} onPick={(view) => setQuery({ view: view === "matched" ? null : view, offset: null })} />
-        <Pairs comparison={comparison} a={a} b={b} />
+        {comparison.total > 0 && !comparison.rows.length ? <BeyondTheEnd total={comparison.total} offset={offset} /> : <Pairs comparison={comparison} a={a} b={b} />}
         <Pager total={comparison.total} offset={offset} limit={LIMIT} onMove={(next) => setQuery({ offset: next || null })} />
       </section>
     </div>
