@@ -14,6 +14,9 @@ from monosemy.cli import commands
 from monosemy.errors import UserError, unknown
 from monosemy.support.arguments import Parser
 
+_COMPUTED = {"learning_rate": "chosen from the width of the activations and the batch size"}
+"""Options without a fixed default, and where their value comes from."""
+
 
 def run_info(words: list[str]) -> None:
     """`monosemy info [RUN | ARCHITECTURE]`: prints what is here, a run's settings, or an architecture's options."""
@@ -64,8 +67,11 @@ def _print_architecture(name: str) -> None:
 
     cls = architecture(name)
     print((sys.modules[cls.__module__].__doc__ or "").strip())
-    print("\noptions, with their defaults; set one by, e.g.:")
     fields, preset = dataclasses.fields(cls.Options), cls.presets.get(name, {})
-    print(f"  monosemy train quick --{name}.{fields[0].name.replace('_', '-')} {fields[0].default}\n")
-    for field in fields:
-        print(f"  {name}.{field.name} = {preset.get(field.name, field.default)!r}")
+    defaults = {field.name: preset.get(field.name, field.default) for field in fields}
+    example, value = next((name, value) for name, value in defaults.items() if value is not None)
+    print("\noptions, with their defaults; set one by, e.g.:")
+    print(f"  monosemy train quick --{name}.{example.replace('_', '-')} {value}\n")
+    for option, value in defaults.items():
+        shown = repr(value) if value is not None else _COMPUTED.get(option, "not set")
+        print(f"  {name}.{option} = {shown}")

@@ -92,7 +92,7 @@ def _changed(config: RunConfig) -> list[str]:
 
 
 def _table(folder: Path, saes: Sequence[SavedSae]) -> list[str]:
-    """A line for every SAE: its name, what was measured, whether its latents can be read.
+    """A line for every SAE: its name, what was measured, whether its features are built.
 
     Columns that are empty for all of them are left out.
     """
@@ -106,7 +106,7 @@ def _table(folder: Path, saes: Sequence[SavedSae]) -> list[str]:
     for heading, measure, decimals in _MEASURES:
         values = [records.get(sae.key, {}).get(measure) for sae in saes]
         columns.append([heading, *(value_text(value, decimals=decimals) for value in values)])
-    columns.append(["latents", *(_described(files, sae) for sae in saes)])
+    columns.append(["features built", *(_described(files, sae) for sae in saes)])
     columns = [column for column in columns if set(column[1:]) != {DASH}]
     remarks = ["", *(sae.remark for sae in saes)]
     widths = [max(map(len, column)) for column in columns]
@@ -121,11 +121,11 @@ def _table(folder: Path, saes: Sequence[SavedSae]) -> list[str]:
 
 
 def _described(files: RunFiles, sae: SavedSae) -> str:
-    """Whether the SAE has features, and whether they are of its present weights; `–` without features."""
+    """Whether features of the SAE's present weights are built: `yes`, `outdated` if of others, `–` if none are."""
     features = files.features(*sae.key)
     if not features.info.exists():
         return DASH
-    return "outdated" if describes_another(read_feature_info(features.folder), sae.folder) else "features"
+    return "outdated" if describes_another(read_feature_info(features.folder), sae.folder) else "yes"
 
 
 _MEASURES = (("L0", "l0", 1), ("FVU", "fvu", 3), ("Δ loss", "delta_loss", 3))

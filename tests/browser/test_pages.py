@@ -7,17 +7,13 @@ import re
 
 import numpy as np
 import pytest
-from browser_pages import NAME, OTHER, SITE, wait_for_answers, wait_until
+from browser_pages import NAME, OTHER, SITE, number, wait_for_answers, wait_until
 from playwright.sync_api import expect
 
 from monosemy.steering.recipe import find_recipe
 
 LATENTS = f"/latents/{SITE}/{NAME}"
 LATENT = f"/latent/{SITE}/{NAME}"
-
-
-def number(text: str) -> int:
-    return int(re.sub(r"\D", "", text))
 
 
 def test_the_overview_shows_every_sae_and_leads_to_its_latents(server, new_page):
@@ -343,38 +339,6 @@ def test_search_by_label_and_by_token(server, new_page):
     expect(hits.first).to_contain_text("·the")
     page.get_by_role("searchbox").fill("qqzzqq")
     expect(page.get_by_text("The model has no token")).to_be_visible()
-
-
-def test_compare_matches_two_saes(server, new_page):
-    page = new_page()
-    page.goto(f"{server.address}/compare?a={SITE}/{NAME}&b={SITE}/{OTHER}&threshold=0.5")
-    tab = page.get_by_role("button", name=re.compile(r"^Matched"))
-    matched = number(tab.inner_text())
-    assert 0 < matched <= 1152
-    rows = page.locator("section[aria-label=Latents] tbody tr")
-    rows.first.wait_for()
-    cosines = [float(text) for text in rows.locator("td:nth-child(3)").all_inner_texts()]
-    assert min(cosines) >= 0.495
-    page.get_by_role("button", name=re.compile(r"^Only in the first")).click()
-    expect(page).to_have_url(re.compile("view=only_a"))
-    expect(page.get_by_role("button", name=re.compile(r"^Only in the first"))).to_contain_text(f"{1152 - matched:,}")
-    by_correlation = page.get_by_role("group", name="Match by").get_by_role("button", name="Correlation")
-    by_correlation.click()
-    expect(page).to_have_url(re.compile("by=correlation"))
-    expect(by_correlation).to_have_attribute("aria-pressed", "true")
-
-
-def test_compare_opens_with_the_sae_at_hand_beside_the_one_that_suits_it(server, new_page):
-    page = new_page()
-    for first, second in ((NAME, OTHER), (OTHER, NAME)):
-        page.goto(f"{server.address}/latents/{SITE}/{first}")
-        page.get_by_role("link", name="Compare").click()
-        choices = page.locator("section[aria-label='Which SAEs'] select")
-        expect(choices.first).to_have_value(f"{SITE}/{first}")
-        expect(choices.last).to_have_value(f"{SITE}/{second}")
-        wait_for_answers(page)
-        expect(page.locator("section[aria-label=Latents] tbody tr").first).to_be_visible()
-        assert page.url == f"{server.address}/compare"
 
 
 def test_notes_and_bookmarks_outlive_the_page(server, new_page):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import time
@@ -44,6 +45,11 @@ class Server:
     def stop(self) -> None:
         self.process.terminate()
         self.process.wait(20)
+
+
+def number(text: str) -> int:
+    """The whole number that a text holds: 1152 of `Matched (1,152)`."""
+    return int(re.sub(r"\D", "", text))
 
 
 def wait_until(page, expression: str, seconds: float = 20.0) -> None:

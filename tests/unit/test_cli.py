@@ -15,6 +15,7 @@ from monosemy.config import RunConfig
 from monosemy.errors import UserError
 from monosemy.pipeline import check_config
 from monosemy.recipes import quick
+from monosemy.saes.registry import ARCHITECTURES
 from monosemy.support.flags import ELSEWHERE, flag_of, settings_of
 
 
@@ -65,6 +66,18 @@ def test_info_lists_an_architectures_options(capsys):
     output = capsys.readouterr().out
     assert "jumprelu.bandwidth_relative = 0.5" in output
     assert "L0" in output
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_info_advises_a_setting_that_can_be_given_as_it_stands(architecture, capsys):
+    cli.main(["info", architecture])
+    output = capsys.readouterr().out
+    assert "None" not in output[output.index("options, with") :]
+    (advice,) = re.findall(r"^  monosemy train quick (--\S+) (\S+)$", output, re.MULTILINE)
+    option = advice[0].removeprefix("--").replace("-", "_")
+    parsed(quick(), list(advice))  # refused if it could not be given
+    assert f"  {option} = " in output
+    assert f"{architecture}.learning_rate = chosen from the width of the activations and the batch size" in output
 
 
 def test_counts_take_units_in_either_form(capsys):

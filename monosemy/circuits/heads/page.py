@@ -15,12 +15,12 @@ import numpy as np
 
 from monosemy import __version__
 from monosemy.circuits.heads.drawing import Palette, draw_circuit, edges_to_draw
-from monosemy.circuits.heads.roles import about, example_rows, role_of
+from monosemy.circuits.heads.roles import CHANNELS, about, example_rows, role_of
 from monosemy.report.canvas import Drawing, render
 from monosemy.report.markup import Cell, Html, bullets, details, facts, figure, join, page, table
 from monosemy.report.theme import LIGHT, Theme, matplotlib_settings
 from monosemy.support.files import atomic_path, write_json, write_text
-from monosemy.support.numbers import DASH, fixed_percent_text, fixed_text, rounded_text
+from monosemy.support.numbers import DASH, counted_text, fixed_percent_text, fixed_text, rounded_text
 
 if TYPE_CHECKING:
     from monosemy.circuits.heads.circuit import Circuit
@@ -29,6 +29,11 @@ if TYPE_CHECKING:
 
 N_SHOWN = 20
 """How many heads are listed, where the circuit has no more members than that, and how many edges unfolded."""
+METRICS_IN_WORDS = {
+    "logit_difference": "the mean logit of the right answers minus that of the wrong ones",
+    "probability_difference": "the probability of the right answers minus that of the wrong ones",
+    "logit_minus_best_wrong": "the mean logit of the right answers minus the largest of a wrong one",
+}
 REPLACED_BY = {"resample": "the counterpart's", "mean": "its mean over all counterparts", "zero": "nothing"}
 """What replaces an ablated value, in the page's words."""
 
@@ -37,7 +42,9 @@ def summary(circuit: Circuit) -> str:
     """A sentence: how many heads the circuit has and what they carry, or that the method names none."""
     if not circuit.heads.signed or circuit.heads.intervals is None:
         return f"{circuit.heads.method} ranks heads and names no circuit, so no edges were measured" + (
-            "; those shown are of codes that occur together on positives only" if circuit.code_edges else ""
+            "; those shown are of codes that occur together on prompts only, not on their counterparts"
+            if circuit.code_edges
+            else ""
         )
     if circuit.carried is None:
         return "no head's effect is large and clear enough to count as the circuit's"
@@ -46,11 +53,10 @@ def summary(circuit: Circuit) -> str:
         _share_text(share, interval)
         for share, interval in ((carried.alone, carried.alone_interval), (carried.without, carried.without_interval))
     ]
-    n = len(circuit.members)
-    heads = f"{n} heads" if n > 1 else "1 head"
     return (
-        f"{heads} in the circuit: of what replacing every head takes away, {sides[0]} is there when all other heads "
-        f"are replaced, {sides[1]} is left when the circuit is"
+        f"{counted_text(len(circuit.members), 'head')} in the circuit: of the behaviour that replacing all heads "
+        f"takes away, {sides[0]} stays when only the heads outside the circuit are replaced, and {sides[1]} when only "
+        "those of the circuit are"
     )
 
 
@@ -71,9 +77,9 @@ def heads_heading(circuit: Circuit) -> tuple[str, ...]:
     """The headings of `head_rows`."""
     signed = circuit.heads.signed
     return (
-        ("head", "effect", "95%", "share of the difference", "in the circuit")
+        ("head", "effect", "95% interval", "share of the difference", "in the circuit")
         if signed
-        else ("head", "score", "95%, low by construction", "share of the difference", "in the circuit")
+        else ("head", "score", "95% interval, low by construction", "share of the difference", "in the circuit")
     )
 
 
@@ -99,8 +105,8 @@ def head_rows(circuit: Circuit) -> list[tuple[str, ...]]:
 
 def edges_heading(circuit: Circuit) -> tuple[str, ...]:
     """The headings of `edge_rows`."""
-    count = "code pairs only on positives"
-    return ("edge", count) if circuit.edges is None else ("edge", "effect", "95%", count)
+    count = "pairs of codes seen on prompts only"
+    return ("edge", count) if circuit.edges is None else ("edge", "effect", "95% interval", count)
 
 
 def edge_rows(circuit: Circuit) -> list[tuple[str, ...]]:
@@ -201,25 +207,15 @@ def write_circuit(circuit: Circuit, folder: Path) -> Path:
 
 
 def _document(circuit: Circuit, drawing: Drawing) -> str:
-    """The whole page as HTML."""
-    lede = Html(
-        '<p class="lede">{} is {}. The metric ({}) is {} on the prompts and {} on their counterparts; an '
-        "effect is what the metric loses when a head's or an edge's value is replaced by {}. {}.</p>"
-    ).format(
-        circuit.model,
-        circuit.accuracy,
-        circuit.task.metric,
-        rounded_text(circuit.m_clean),
-        rounded_text(circuit.m_corrupt),
-        Html(REPLACED_BY[circuit.ablation]),
-        summary(circuit),
+    """The whole page as HTML: the task, how its heads work together, then what was measured, and how."""
+    lede = Html('<p class="lede">{} Which attention heads of {} do this, and what does each of them do?</p>').format(
+        about(circuit), circuit.model
     )
-    task = [Html("<p>{}</p>").format(about(circuit))]
-    if example := example_rows(circuit):
-        task.append(facts("One of its prompts", example))
-    sections = [("task", "Task", task), ("circuit", "Circuit", [figure(drawing), _heads_table(circuit)])]
-    if edge_rows(circuit):
-        sections.append(("edges", "Edges", [_edges_table(circuit)]))
+    sections = [
+        ("task", "The task", _task(circuit)),
+        ("circuit", "The heads and their edges", _heads(circuit, drawing)),
+    ]
+    sections.append(("results", "Results", [bullets(_results(circuit)), _effects_table(circuit)]))
     sections.append(("methods", "Methods", [_methods_table(circuit), bullets(_limits(circuit))]))
     rows = [("Task", circuit.task.name), ("Model", f"{circuit.model} ({circuit.fingerprint})")]
     rows += [("Prompts", str(circuit.n_prompts)), ("Ablation", circuit.ablation), ("Seed", str(circuit.seed))]
@@ -233,24 +229,67 @@ def _document(circuit: Circuit, drawing: Drawing) -> str:
     return page(title, lede, contents, body, foot=f"Made by monosemy {__version__}; circuit.json holds the numbers.")
 
 
-def _heads_table(circuit: Circuit) -> Html:
-    """The ranked heads; with what each does, where edges were measured or a paper names its group."""
-    heading, rows = heads_heading(circuit), head_rows(circuit)
-    roles = [role_of(circuit, index) for index in circuit.ranked()[: len(rows)]]
-    if any(roles):
-        heading, rows = (*heading, "what it does"), [(*row, role) for row, role in zip(rows, roles, strict=True)]
-    return _table(f"Heads by {circuit.heads.method}", heading, rows, numeric=(1, 3))
+def _task(circuit: Circuit) -> list[Html]:
+    """One prompt with its counterpart, and what the two are for."""
+    parts = [facts("One of its prompts", example)] if (example := example_rows(circuit)) else []
+    text = (
+        "Every prompt has a counterpart of the same length on which the answer cannot be told. What a head does for "
+        f"the task shows when its output on the prompt is replaced by {REPLACED_BY[circuit.ablation]}."
+    )
+    return [*parts, Html("<p>{}</p>").format(text)]
+
+
+def _heads(circuit: Circuit, drawing: Drawing) -> list[Html]:
+    """The drawing, what each head does, and the edges between them."""
+    names = "A head is named by its layer and its number in the layer, both from 0."
+    of_heads = ((circuit.name_of(index), role_of(circuit, index)) for index in circuit.members or circuit.ranked())
+    roles: list[tuple[str, ...]] = [(name, role) for name, role in of_heads if role]
+    parts = [figure(drawing)]
+    if roles:
+        by_channel = any(f"({word}" in role for _, role in roles for word in CHANNELS.values() if word)
+        names += " One head feeds another when its output changes what the other " + (
+            "looks for (queries), what it is found by (keys) or what it passes on (values)." if by_channel else "does."
+        )
+        parts.append(_table("What each head does", ("head", "what it does"), roles, numeric=()))
+    if edge_rows(circuit):
+        parts.append(_edges_table(circuit))
+    return [Html("<p>{}</p>").format(names), *parts]
+
+
+def _results(circuit: Circuit) -> list[str]:
+    """How well the model does the task and how much of that the circuit carries, one sentence each."""
+    metric = METRICS_IN_WORDS[circuit.task.metric]
+    text = summary(circuit)
+    return [
+        f"{circuit.model} is {circuit.accuracy}.",
+        f"The metric, {metric}, is {rounded_text(circuit.m_clean)} on the prompts and "
+        f"{rounded_text(circuit.m_corrupt)} on their counterparts. An effect is what it loses when a head's or an "
+        f"edge's value is replaced by {REPLACED_BY[circuit.ablation]}.",
+        f"{text[0].upper()}{text[1:]}.",
+    ]
+
+
+def _effects_table(circuit: Circuit) -> Html:
+    return _table(f"Heads by {circuit.heads.method}", heads_heading(circuit), head_rows(circuit), numeric=(1, 3))
 
 
 def _edges_table(circuit: Circuit) -> Html:
     """The strongest edges, and all of them folded where there are many."""
     measured = circuit.edges is not None
     caption = "edges among the circuit's heads" if measured else "edges by codes, among the first heads"
-    heading, rows, numeric = edges_heading(circuit), edge_rows(circuit), (1, 3) if measured else (1,)
+    heading, numeric = edges_heading(circuit), (1, 3) if measured else (1,)
+    rows = [(_with_channel_in_words(name), *values) for name, *values in edge_rows(circuit)]
     if len(rows) <= N_SHOWN:
         return _table(f"{caption[0].upper()}{caption[1:]}", heading, rows, numeric=numeric)
     every = _table(f"All {len(rows)} {caption}", heading, rows, numeric=numeric)
     return _table(f"The strongest {caption}", heading, rows[:N_SHOWN], numeric=numeric) + details("All edges", every)
+
+
+def _with_channel_in_words(edge: str) -> str:
+    """`7.3 → 9.9 (queries)` of `7.3 → 9.9 (q)`."""
+    for letter, word in CHANNELS.items():
+        edge = edge.replace(f"({letter})", f"({word})")
+    return edge
 
 
 def _methods_table(circuit: Circuit) -> Html:
@@ -276,7 +315,7 @@ def _limits(circuit: Circuit) -> list[str]:
         "Heads are in the circuit when their effect is at least 5% of the difference between prompts and counterparts "
         "and its interval excludes 0.",
         "The heads outside have small effects one by one, and together they can carry most of the behaviour: the share "
-        "at the top says how much of it the circuit has alone.",
+        "under Results says how much of it the circuit has alone.",
         "“By estimate”: this head was not patched; its effect is a gradient's estimate.",
         "“Restored”: replacing this head changes little, because others stand in for it; its effect is what the "
         "metric gains when it alone is restored in the counterpart.",

@@ -48,7 +48,7 @@ def example_rows(circuit: Circuit) -> list[tuple[str, str]]:
         if words:
             more = f" and {len(words) - 8} more" if len(words) > 8 else ""
             rows.append((name, ", ".join(f"“{word.strip()}”" for word in words[:8]) + more))
-    return [*rows, ("Counterpart, on which it cannot be told", example.corrupted_text)]
+    return [*rows, ("Counterpart", example.corrupted_text)]
 
 
 def role_of(circuit: Circuit, index: int) -> str:

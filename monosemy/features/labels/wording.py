@@ -141,7 +141,7 @@ def _describe(evidence: Evidence, corpus: Corpus, *, few: bool = False) -> tuple
     if coverage < 0.7 and (around := _context_words(evidence, corpus, named_words, 0.3 if few else 0.1)):
         parts.append(("in text with " if parts else "text with ") + _listed(around))
     if source:
-        parts.append(f"in {source}" if parts else f"text in {source}" if source[0] == "“" else source)
+        parts.append(f"in {source}" if parts else source)
     hints = [hint for hint in (category, kind) if hint] + places + ([f"in {source}"] if source else [])
     return " ".join(parts), named_words, hints
 
@@ -309,7 +309,8 @@ def _place_hints(evidence: Evidence, corpus: Corpus) -> list[str]:
 def _source(evidence: Evidence, corpus: Corpus) -> str | None:
     """The source (a corpus, a language) of most peaks, if it holds much less of the text; None without one.
 
-    A pair of languages other than English is accepted as well.
+    Such as `French text`, `code` or `text from speeches`, without quotation marks: those stand around words that the
+    text itself has. A pair of languages other than English is accepted as well.
     """
     order = np.argsort(-evidence.source_shares)
     # a single source first, then pairs, of which only languages are accepted
@@ -322,5 +323,5 @@ def _source(evidence: Evidence, corpus: Corpus) -> str | None:
             continue
         if set(names) <= set(_LANGUAGES):
             return " or ".join(name.capitalize() for name in names) + " text"
-        return names[0] if names[0] == "code" else quote(names[0])
+        return names[0] if names[0] == "code" else "text from " + " ".join(names[0].split())
     return None

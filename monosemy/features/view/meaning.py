@@ -11,6 +11,9 @@ Its common directions, which say how frequent a token is rather than what it mea
 Where a word of the query names a set of tokens (“bracket”, “month”: named_tokens.py), s(t) of its members is at least
 `NAMED`, since a sign or a list's member is not used as its name is.
 
+A short piece of a query's word (“ang” of “anger”) lies near it by its spelling: below `CLEARLY_NEAR` its s(t) is 0 at
+most, whereas a word in a word (“war” of “warfare”) is nearer than that.
+
 A latent's tokens are those over-represented at its peaks (w falls with their rank) and those of its label's words,
 which name what the tokens have in common (“months”, “opening brackets”).
 
@@ -40,6 +43,11 @@ N_COMMON = 5
 N_BEST = 3
 NAMED = 0.9
 """Similarity of a token to a word that names it; 1 is the word itself."""
+CLEARLY_NEAR = 0.3
+"""Similarity from which on a short piece of a query's word counts. In SmolLM2-135M, pieces that are no words reach 0.27
+(“bra” and “bracket”), and words have 0.36 and more (“sea” and “seaside”)."""
+LONG_PIECE = 4
+"""Letters from which on a piece of a word is taken to have its meaning."""
 _SAMPLE = 8192
 _RANKS = np.array([1.0, 0.95, 0.9, 0.85, 0.8, 0.75], np.float32)
 _LABEL_WEIGHT = 0.9
@@ -133,6 +141,8 @@ class MeaningIndex:
         near = np.append(self.vectors @ (summed / max(1e-9, float(np.linalg.norm(summed)))), np.float32(-1))
         named = named_places(words, self.texts)
         near[named] = np.maximum(near[named], NAMED)
+        pieces = [place for place in _pieces_of(words, self.texts) if near[place] < CLEARLY_NEAR]
+        near[pieces] = np.minimum(near[pieces], 0)
         each = np.where(self.members < len(self.tokens), near[self.members] * self.weights, -1)
         best = np.argsort(-each, axis=1, kind="stable")[:, :N_BEST]
         values = np.take_along_axis(each, best, 1)
@@ -193,6 +203,14 @@ def content_words(text: str) -> list[str]:
 def query_words(text: str) -> list[str]:
     """The words that a query is searched by: those of content, else all that stand between spaces."""
     return content_words(text) or text.split()
+
+
+def _pieces_of(words: Sequence[str], texts: Sequence[str]) -> list[int]:
+    """The places of the texts that are a short piece of one of the words, and not all of it."""
+    whole = [word.casefold() for word in words]
+    bare = [text.strip().casefold() for text in texts]
+    short = [place for place, text in enumerate(bare) if text.isalpha() and len(text) < LONG_PIECE]
+    return [place for place in short if any(bare[place] in word and bare[place] != word for word in whole)]
 
 
 _LABEL_FORMS = frozenset({"document", "examples", "line", "sentence", "start", "strongest", "text", "unclear"})

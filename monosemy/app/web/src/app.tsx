@@ -158,7 +158,7 @@ function Page({ route, exists }: { route: Route; exists: boolean }) {
   if (page === "latent") {
     const latent = Number(last);
     if (!Number.isInteger(latent) || latent < 0 || latent >= sae.d_sae) {
-      return <Missing>There is no latent {last}: this SAE has latents 0 to {sae.d_sae - 1}.</Missing>;
+      return <Missing>There is no latent {last}: this SAE has latents 0 to {sae.d_sae - 1}. Go on with <a href={to.latents(sae.site, sae.name)}>the list of them</a>.</Missing>;
     }
     return <LatentPageView latent={latent} query={route.query} />;
   }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import html
 import json
 import re
 import warnings
@@ -98,6 +99,27 @@ def test_the_page_says_what_the_task_is_with_a_prompt(compiled, task_file, tiny_
     assert rows["Prompt"] == record["prompt"]
     assert all(answer.strip() in rows["Right answers"] for answer in record["answers"])
     assert not any(role_of(own, index) for index in own.ranked())  # nothing was measured, and none is reported
+
+
+def test_the_page_tells_the_task_and_the_heads_before_the_results(compiled, tmp_path):
+    circuit = compiled[1]
+    text = write_circuit(circuit, tmp_path).read_text()
+    body = html.unescape(re.sub(r"<[^>]+>", " ", text[text.index("<h1") :]))
+    in_order = [
+        about(circuit),
+        circuit.task.positives[0].text,
+        "What each head does",
+        role_of(circuit, circuit.members[0]),
+        "The strongest edges among the circuit",
+        "The metric, the mean logit of the right answers minus that of the wrong ones, is 5.51 on the prompts",
+        f"{len(circuit.members)} heads in the circuit: of the behaviour",
+        "Heads by combined",
+        "Methods on the same heads",
+    ]
+    places = [body.index(words) for words in in_order]
+    assert places == sorted(places)
+    assert "(queries)" in body
+    assert "(q)" not in body
 
 
 def test_reported_circuits_are_scored_where_the_model_is_theirs(tmp_path):
@@ -208,7 +230,7 @@ def test_page_and_drawing(compiled, tmp_path):
     assert (saved["ablation"], saved["seed"], saved["n_edge_prompts"]) == ("resample", 0, 8)
     assert saved["fingerprint"] == as_heads(compiled[0].model).fingerprint
     assert saved["version"] == __version__
-    assert "replaced by the counterpart's." in text
+    assert "replaced by the counterpart's." in html.unescape(text)
     figure = draw_circuit(circuit)
     labels = {t.get_text() for t in figure.axes[0].texts}
     assert {circuit.name_of(i) for i in circuit.members} <= labels

@@ -125,6 +125,15 @@ def test_parts_of_words_are_shown_as_the_word_and_sources_by_name(labels: Labels
     assert "in French text" in labels.hints[4]
 
 
+def test_a_corpus_is_named_without_the_quotation_marks_of_words() -> None:
+    inputs = inputs_of([where(" maison", " le")])
+    named = ["speeches" if name == "french" else name for name in inputs.document_sources]
+    label = label_latents(dataclasses.replace(inputs, document_sources=named))
+    assert "in text from speeches" in label.texts[0]
+    assert "“speeches”" not in label.texts[0]
+    assert "in text from speeches" in label.hints[0]
+
+
 def test_scores_tell_true_labels_from_chance_on_documents_not_seen(labels: Labels) -> None:
     scores = labels.columns
     assert scores["label_auroc"][0] > 0.97  # the word decides

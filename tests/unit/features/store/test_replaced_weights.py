@@ -23,7 +23,9 @@ def test_features_of_other_weights_are_refused(tmp_path: Path, capsys: pytest.Ca
     run_show([str(run), "0"])
     assert "0" in capsys.readouterr().out
     assert list(latent_names(sae, [0])) == [0]
-    assert any(line.endswith("  features") for line in run_lines(run))
+    lines = run_lines(run)
+    assert any(line.endswith("  features built") for line in lines)
+    assert any(f"{SITE}/{NAME} " in line and line.endswith("  yes") for line in lines)
     (sae / "config.json").write_text(json.dumps(config | {"weights_sha256": "ab12"}))
     for read in (lambda: run_show([str(run), "0"]), lambda: open_features(run, SITE, NAME)):
         with pytest.raises(UserError, match=f"has since been replaced.* monosemy features .* --saes {SITE}/{NAME}"):

@@ -84,6 +84,22 @@ def test_a_word_that_names_tokens_finds_them_though_it_is_not_used_like_them(tmp
             assert (months[latent] > 0) == (JULY in tokens)
 
 
+def test_a_short_piece_of_the_querys_word_counts_only_where_it_is_clearly_near():
+    texts = (" ang", " rage", " war", "ange", " anger", " dan")
+    vectors = np.zeros((6, 7), np.float32)
+    for row, near in enumerate((0.25, 0.2, 0.4, 0.25, 1.0, 0.25)):
+        vectors[row, 0], vectors[row, row + 1] = near, np.sqrt(1 - near**2)
+    anger = np.zeros((1, 7), np.float32)
+    anger[0, 0] = 1
+    embedding = Embedding(lambda tokens: anger[tokens], np.zeros(7, np.float32), np.zeros((1, 7), np.float32))
+    members = np.arange(6)[:, None]
+    index = MeaningIndex(embedding, np.arange(6), vectors, members, weights=np.ones(1, np.float32), texts=texts)
+    scores, _ = index.scores(np.array([0]), ["Anger"])
+    np.testing.assert_allclose(scores, [0, 0.2, 0.4, 0.25, 1, 0.25], atol=1e-6)
+    unspelled, _ = index.scores(np.array([0]), ["rage", "warfare"])
+    np.testing.assert_allclose(unspelled, [0.25, 0.2, 0.4, 0.25, 1, 0.25], atol=1e-6)
+
+
 def test_names_of_signs_and_lists():
     texts = [" (", "['", "a(", " July", " may", "est", " north", "não", " not", "12", "—"]
     assert named_places(["bracket"], texts) == named_places(["Brackets", "open"], texts) == [0, 1]

@@ -1,41 +1,74 @@
 /** Two SAEs side by side: latents of one beside their best match in the other, and those without a match. */
 import { useEffect } from "preact/hooks";
 import { api } from "../api";
-import type { Comparison, SaeEntry } from "../api";
+import type { Comparison, RunInfo, SaeEntry } from "../api";
 import { Bars } from "../charts/bars";
-import { count, num, saeOption, share } from "../format";
+import { count, num, saeOption, saeTitle, share } from "../format";
 import { ROW_KEYS, useKeys } from "../keys";
-import { Await, Choice, Message, Named, Pager } from "../parts/bits";
+import { AddressProblems, unknownWord, wrongNumber } from "../parts/address";
+import type { Problem } from "../parts/address";
+import { Await, BeyondTheEnd, Choice, Message, Named, Pager } from "../parts/bits";
 import { Term } from "../parts/term";
 import { setQuery, to } from "../router";
 import { sameSae, useLoad, useSettled, useShared } from "../state";
 
 const LIMIT = 50;
+const WAYS = ["cosine", "correlation"] as const;
+const VIEWS = ["matched", "only_a", "only_b"] as const;
+const THRESHOLD = { min: 0.05, max: 0.99, step: 0.01 };
 const key = (sae: { site: string; name: string }) => `${sae.site}/${sae.name}`;
 
-/** How well another SAE suits for a first comparison: of the same site and L0, trained, with features; higher is better. */
-function suits(a: SaeEntry, b: SaeEntry): number {
-  return 8 * Number(b.d_in === a.d_in && b.site === a.site) + 4 * Number(b.has_features) + 2 * Number(!b.control && !b.stopped) + Number(b.target_l0 === a.target_l0);
+/** How far apart the L0s of two SAEs lie, as the logarithm of their ratio; infinite where one is not known. */
+const distanceInL0 = (a: SaeEntry, b: SaeEntry): number =>
+  a.target_l0 && b.target_l0 ? Math.abs(Math.log(a.target_l0 / b.target_l0)) : Infinity;
+
+/** The SAE to compare `a` with first: of the same site, trained, with features, of the nearest L0, and then of the lowest FVU. */
+function bestPartner(run: RunInfo, a: SaeEntry, others: SaeEntry[]): SaeEntry | undefined {
+  const fvu = (sae: SaeEntry) => run.evaluation.find((record) => sameSae(record, sae))?.fvu ?? Infinity;
+  // Smaller is better; each number decides only between SAEs whose numbers before it are equal.
+  const order = (b: SaeEntry) => [Number(b.d_in !== a.d_in || b.site !== a.site), Number(b.control || b.stopped !== ""), Number(!b.has_features), distanceInL0(a, b), fvu(b)];
+  const compare = (x: number[], y: number[]) => {
+    const i = x.findIndex((value, n) => value !== y[n]);
+    return i < 0 ? 0 : x[i]! < y[i]! ? -1 : 1;
+  };
+  return [...others].sort((x, y) => compare(order(x), order(y)))[0];
 }
 
-/** Opens with the SAE at hand beside the one that suits it best. */
-function choices(saes: SaeEntry[], at: SaeEntry, query: URLSearchParams): [SaeEntry, SaeEntry] {
-  const find = (name: string | null) => saes.find((sae) => key(sae) === name);
+/** The two SAEs that the address names; by default the SAE at hand and its best partner. */
+function choices(run: RunInfo, at: SaeEntry, query: URLSearchParams): [SaeEntry, SaeEntry] {
+  const find = (name: string | null) => run.saes.find((sae) => key(sae) === name);
   const a = find(query.get("a")) ?? at;
-  const others = saes.filter((sae) => !sameSae(sae, a));
-  return [a, find(query.get("b")) ?? others.sort((x, y) => suits(a, y) - suits(a, x))[0] ?? a];
+  const others = run.saes.filter((sae) => !sameSae(sae, a));
+  return [a, find(query.get("b")) ?? bestPartner(run, a, others) ?? a];
+}
+
+function problemsOf(run: RunInfo, query: URLSearchParams, a: SaeEntry, b: SaeEntry): Problem[] {
+  const saes = ([["a", a], ["b", b]] as const).flatMap(([name, instead]) => {
+    const value = query.get(name);
+    if (value === null || run.saes.some((sae) => key(sae) === value)) return [];
+    return [{ name, text: `The address has ${name}=${value}, and this run has no such SAE. The page shows ${key(instead)}; the lists below have all ${run.saes.length}.` }];
+  });
+  return [
+    ...saes,
+    ...unknownWord(query, "by", WAYS, a.d_in === b.d_in ? "cosine" : "correlation"),
+    ...unknownWord(query, "view", VIEWS),
+    ...wrongNumber(query, "threshold", THRESHOLD.min, THRESHOLD.max, "The page takes the usual threshold."),
+  ];
 }
 
 export function ComparePage({ query }: { query: URLSearchParams }) {
   const { run, sae } = useShared();
-  const [a, b] = choices(run.saes, sae, query);
-  const by = query.get("by") === "correlation" ? ("correlation" as const) : query.get("by") === "cosine" ? ("cosine" as const) : undefined;
-  const picked = Number(query.get("threshold")) || undefined;
+  const [a, b] = choices(run, sae, query);
+  const by = WAYS.find((name) => name === query.get("by"));
+  const asked = Number(query.get("threshold"));
+  const picked = asked >= THRESHOLD.min && asked <= THRESHOLD.max ? asked : undefined;
   const threshold = useSettled(picked, 200);
-  const view = (["matched", "only_a", "only_b"] as const).find((name) => name === query.get("view")) ?? "matched";
+  const view = VIEWS.find((name) => name === query.get("view")) ?? "matched";
   const offset = Number(query.get("offset")) || 0;
+  const without = [a, b].filter((entry) => !entry.has_features);
+  const impossible = by === "correlation" && without.length > 0;
   const comparison = useLoad(
-    run.saes.length < 2 ? null : (signal) => api.compare({ a: key(a), b: key(b), by, threshold, view, offset, limit: LIMIT }, signal),
+    run.saes.length < 2 || impossible ? null : (signal) => api.compare({ a: key(a), b: key(b), by, threshold, view, offset, limit: LIMIT }, signal),
     [a, b, by, threshold, view, offset],
   );
   useEffect(() => {
@@ -63,17 +96,46 @@ export function ComparePage({ query }: { query: URLSearchParams }) {
         </div>
       </div>
       <div class="stack">
-        <section class="card" aria-label="Which SAEs">
+        <AddressProblems problems={problemsOf(run, query, a, b)} />
+        <section class="card stack" aria-label="Which SAEs">
           <div class="row end">
             {pick("a", a)}
             <button type="button" class="icon" aria-label="Swap the two" title="Swap the two" onClick={() => setQuery({ a: key(b), b: key(a), offset: null }, false)}>⇄</button>
             {pick("b", b)}
           </div>
+          {run.saes.length > 1 && (
+            <Choice
+              name="Match by"
+              value={by ?? comparison.value?.by ?? "cosine"}
+              options={[
+                { value: "cosine", text: "Decoder cosine" },
+                { value: "correlation", text: "Correlation", help: "Of activations over what both were measured on" },
+              ]}
+              onPick={(next) => setQuery({ by: next, offset: null })}
+            />
+          )}
+          {run.saes.length > 1 && without.length > 0 && <Unbuilt saes={without} needed={impossible} />}
         </section>
         {run.saes.length < 2 && <Message>This run has one SAE, so there is nothing to compare it with.</Message>}
-        <Await of={comparison}>{(value) => <Compared comparison={value} a={a} b={b} picked={picked} offset={offset} />}</Await>
+        {!impossible && <Await of={comparison}>{(value) => <Compared comparison={value} a={a} b={b} picked={picked} offset={offset} />}</Await>}
       </div>
     </>
+  );
+}
+
+/** What features would add to the comparison, and the commands that build them; `needed` where there is none without. */
+function Unbuilt({ saes, needed }: { saes: SaeEntry[]; needed: boolean }) {
+  const stopped = saes.find((sae) => sae.stopped);
+  if (stopped) return <Message>No features are made of {saeTitle(stopped)}, since its training stopped early; only directions can be compared.</Message>;
+  const names = saes.map(saeTitle).join(" and ");
+  return (
+    <Message>
+      {needed ? `Correlation needs to know when latents fire, and no features are built for ${names}. ` : `No features are built for ${names}, so directions are compared, and labels are missing. `}
+      Build them in a terminal, then load this page again:{" "}
+      {saes.map((sae, i) => (
+        <>{i > 0 && " and "}<code>{sae.build_command}</code></>
+      ))}
+    </Message>
   );
 }
 
@@ -93,29 +155,13 @@ function Compared({ comparison, a, b, picked, offset }: { comparison: Comparison
         <p class="small muted">
           {comparison.by === "cosine" ? <><Term word="decoder cosine">Decoder cosines</Term> compare directions; a common 0.3 says little.</> : "Correlations compare on which tokens two latents fire, whatever their directions."}
         </p>
-        <div class="row between">
-          <Choice
-            name="Match by"
-            value={comparison.by}
-            options={[
-              { value: "cosine", text: "Decoder cosine" },
-              { value: "correlation", text: "Correlation", help: "Of activations over what both were measured on" },
-            ]}
-            onPick={(by) => setQuery({ by, offset: null })}
-          />
-        </div>
-        {comparison.notes.map((note) => (
-          <Message key={note}>{note}</Message>
-        ))}
         <label class="field">
           <span>
             Counts as a match from {unit} <b>{num(picked ?? comparison.threshold, 2)}</b>
           </span>
           <input
             type="range"
-            min={0.05}
-            max={0.99}
-            step={0.01}
+            {...THRESHOLD}
             value={picked ?? comparison.threshold}
             onInput={(event) => setQuery({ threshold: event.currentTarget.value, offset: null })}
           />
@@ -147,7 +193,7 @@ function Compared({ comparison, a, b, picked, offset }: { comparison: Comparison
       </section>
       <section class="card stack" aria-label="Latents">
         <Choice name="Which latents" value={comparison.view} options={views} onPick={(view) => setQuery({ view: view === "matched" ? null : view, offset: null })} />
-        <Pairs comparison={comparison} a={a} b={b} />
+        {comparison.total > 0 && !comparison.rows.length ? <BeyondTheEnd total={comparison.total} offset={offset} /> : <Pairs comparison={comparison} a={a} b={b} />}
         <Pager total={comparison.total} offset={offset} limit={LIMIT} onMove={(next) => setQuery({ offset: next || null })} />
       </section>
     </div>
@@ -171,8 +217,8 @@ function Pairs({ comparison, a, b }: { comparison: Comparison; a: SaeEntry; b: S
           <tr>
             <th scope="col">{swapped ? "Second" : "First"}</th>
             <th scope="col">{comparison.view === "matched" ? "Best match in the second" : `Nearest in the ${swapped ? "first" : "second"}`}</th>
-            <th scope="col" class="n"><Term word="decoder cosine">Cosine</Term></th>
-            <th scope="col" class="n"><Term word="correlation">Correlation</Term></th>
+            {comparison.available.cosine && <th scope="col" class="n"><Term word="decoder cosine">Cosine</Term></th>}
+            {comparison.available.correlation && <th scope="col" class="n"><Term word="correlation">Correlation</Term></th>}
             <th scope="col" class="n"><Term word="firing rate">Fires on</Term></th>
           </tr>
         </thead>
@@ -181,8 +227,8 @@ function Pairs({ comparison, a, b }: { comparison: Comparison; a: SaeEntry; b: S
             <tr key={`${row.a}-${row.b}`}>
               {swapped ? cell(b, row.b, row.label_b) : cell(a, row.a, row.label_a)}
               {swapped ? cell(a, row.a, row.label_a) : cell(b, row.b, row.label_b)}
-              <td class="n">{num(row.cosine, 2)}</td>
-              <td class="n">{num(row.correlation, 2)}</td>
+              {comparison.available.cosine && <td class="n">{num(row.cosine, 2)}</td>}
+              {comparison.available.correlation && <td class="n">{num(row.correlation, 2)}</td>}
               <td class="n">
                 {share(swapped ? row.firing_rate_b : row.firing_rate_a)} · {share(swapped ? row.firing_rate_a : row.firing_rate_b)}
               </td>

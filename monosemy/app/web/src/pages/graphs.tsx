@@ -14,7 +14,6 @@ import { setQuery, to } from "../router";
 import { useLoad, useShared } from "../state";
 
 export function GraphsPage() {
-  const { run } = useShared();
   const graphs = useLoad((signal) => api.graphs(signal), []);
   useKeys(ROW_KEYS);
   useEffect(() => {
@@ -32,10 +31,7 @@ export function GraphsPage() {
         {({ graphs: entries }) => (
           <section class="card" aria-label="Graphs">
             {entries.length === 0 ? (
-              <p class="empty">
-                This run has no graphs yet. Make one in a terminal, then load this page again:{" "}
-                <code>monosemy graph "The capital of France is" --run {shellQuoted(run.path)}</code>
-              </p>
+              <NoGraphs />
             ) : (
               <div class="scroll" tabIndex={0} role="region" aria-label="Graphs, table">
                 <table>
@@ -69,6 +65,33 @@ export function GraphsPage() {
         )}
       </Await>
     </>
+  );
+}
+
+/** Which commands make a graph: of this run where it has transcoders, else of a run that has. */
+function NoGraphs() {
+  const { run } = useShared();
+  const graph = (folder: string) => `monosemy graph "The capital of France is" --run ${folder}`;
+  if (run.saes.some((sae) => sae.source_site)) {
+    return (
+      <p class="empty">
+        This run has no graphs yet. Make one in a terminal, then load this page again: <code>{graph(shellQuoted(run.path))}</code>
+      </p>
+    );
+  }
+  if (run.unit === "rows") return <p class="empty">A graph follows a language model through a prompt, and this run read rows of your own.</p>;
+  return (
+    <div class="stack tight">
+      <p>
+        A graph needs <Term word="transcoder">transcoders</Term>, which stand in for the model's MLPs, and this run has none. The recipe
+        “transcoders” trains one for every MLP of SmolLM2-135M, in a run of its own:
+      </p>
+      <ol class="steps">
+        <li><code>monosemy train transcoders --run runs/transcoders</code></li>
+        <li><code>{graph("runs/transcoders")}</code></li>
+        <li><code>monosemy browse runs/transcoders</code>, and then Graphs, at the top of its pages</li>
+      </ol>
+    </div>
   );
 }
 

@@ -1,13 +1,15 @@
 /** All latents of one SAE: usage scatter with a brush, triage, and the list that both narrow. */
 import { useEffect, useMemo } from "preact/hooks";
 import { api } from "../api";
+import type { SaeEntry } from "../api";
 import { Usage, slopesOf } from "../charts/usage";
 import type { Box } from "../charts/usage";
 import { columnHelp, columnTitle, columnValue, count, num, saeTitle, signed } from "../format";
 import { architecture } from "../looks";
 import { ROW_KEYS, useKeys } from "../keys";
-import { Await, Message, Pager, SortHead } from "../parts/bits";
-import { ExactBounds, InForce, Presets, boundsOf, filterColumns, passes } from "../parts/filters";
+import { AddressProblems, unknownWord } from "../parts/address";
+import { Await, BeyondTheEnd, Message, Pager, SortHead } from "../parts/bits";
+import { ExactBounds, InForce, Presets, boundProblems, boundedColumns, boundsOf, filterColumns, passes } from "../parts/filters";
 import type { Bounds } from "../parts/filters";
 import { Term } from "../parts/term";
 import { go, setQuery, to } from "../router";
@@ -15,14 +17,19 @@ import { useLoad, useSettled, useShared } from "../state";
 
 const LIMIT = 50;
 const TABLE_COLUMNS = ["firing_rate", "mean", "max", "top_cosine", "label_auroc"];
+/** Whether labels have scores, by which the clear ones come first. */
+const isRanked = (sae: SaeEntry): boolean => sae.has_features && sae.columns.includes("label_auroc_low");
+/** What the list can be sorted by; the first holds where the address names none. */
+const sortsOf = (sae: SaeEntry): string[] => [...new Set([...(isRanked(sae) ? ["clear"] : []), "firing_rate", "latent", ...sae.columns])];
 
 export function LatentsPage({ query }: { query: URLSearchParams }) {
   const { run, sae } = useShared();
+  const bounded = boundedColumns(query).join(" ");
   const names = useMemo(
-    () => [...new Set(["mean", "firing_rate", ...filterColumns(run, sae)])].filter((name) => sae.columns.includes(name)),
-    [run, sae],
+    () => [...new Set(["mean", "firing_rate", ...filterColumns(run, sae), ...bounded.split(" ")])].filter((name) => sae.columns.includes(name)),
+    [run, sae, bounded],
   );
-  const columns = useLoad(sae.column_source === "none" ? null : (signal) => api.columns(sae.site, sae.name, names, signal), [sae]);
+  const columns = useLoad(sae.column_source === "none" ? null : (signal) => api.columns(sae.site, sae.name, names, signal), [sae, names]);
   useEffect(() => {
     document.title = `Latents of ${sae.name} · monosemy`;
   }, [sae]);
@@ -64,7 +71,11 @@ export function LatentsPage({ query }: { query: URLSearchParams }) {
 function Usable({ columns, query }: { columns: Record<string, Float32Array>; query: URLSearchParams }) {
   const { sae } = useShared();
   const address = query.toString();
-  const bounds = useMemo(() => boundsOf(query), [address]);
+  const bounds = useMemo(() => boundsOf(query, sae), [address, sae]);
+  const problems = useMemo(
+    () => [...boundProblems(query, sae, columns), ...unknownWord(query, "sort", sortsOf(sae)), ...unknownWord(query, "order", ["desc", "asc"])],
+    [address, sae, columns],
+  );
   const inside = useMemo(() => (i: number) => passes(bounds, columns, i), [bounds, columns]);
   const box: Box | null = useMemo(() => {
     const { min, max } = bounds;
@@ -83,6 +94,7 @@ function Usable({ columns, query }: { columns: Record<string, Float32Array>; que
   const slopes = useMemo(() => (rate && mean ? slopesOf(rate, mean) : null), [rate, mean]);
   return (
     <>
+      <AddressProblems problems={problems} />
       <Presets columns={columns} bounds={bounds} />
       <div class="usage">
         {mean && rate && (
@@ -113,8 +125,9 @@ function List({ bounds, query }: { bounds: Bounds; query: URLSearchParams }) {
   const { run, sae } = useShared();
   const q = query.get("q") ?? "";
   const settled = useSettled(q, 120);
-  const ranked = sae.has_features && sae.columns.includes("label_auroc_low");
-  const sort = query.get("sort") ?? (ranked ? "clear" : "firing_rate");
+  const ranked = isRanked(sae);
+  const sorts = sortsOf(sae);
+  const sort = sorts.find((name) => name === query.get("sort")) ?? sorts[0]!;
   const order = query.get("order") === "asc" ? "asc" : "desc";
   const offset = Number(query.get("offset") ?? 0) || 0;
   const list = useLoad(
@@ -155,6 +168,8 @@ function List({ bounds, query }: { bounds: Bounds; query: URLSearchParams }) {
         {(page) =>
           page.total === 0 ? (
             <p class="empty">No latent passes these filters.</p>
+          ) : page.rows.length === 0 ? (
+            <BeyondTheEnd total={page.total} offset={offset} />
           ) : (
             <>
               <div class="scroll">

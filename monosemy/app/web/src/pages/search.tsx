@@ -4,6 +4,7 @@ import { api } from "../api";
 import type { MeaningHit, SearchHit } from "../api";
 import { count, num, saeTitle, share } from "../format";
 import { ROW_KEYS, stepRow, useKeys } from "../keys";
+import { AddressProblems, unknownWord } from "../parts/address";
 import { Await, Choice, Message } from "../parts/bits";
 import { OwnText } from "../parts/own-text";
 import { Explained, Term } from "../parts/term";
@@ -40,6 +41,7 @@ export function SearchPage({ query }: { query: URLSearchParams }) {
           <p class="lead">in {saeTitle(sae)}{run.unit === "rows" ? `, by its ${count(sae.n_tokens)} rows` : <>, at the <Term word="site" /> {sae.site}</>}</p>
         </div>
       </div>
+      <AddressProblems problems={unknownWord(query, "mode", modes.map((option) => option.value))} />
       <section class="card stack" aria-label="Search">
         <div class="row">
           <Choice name="Search by" value={mode.value} options={modes} onPick={(next) => setQuery({ mode: next === "label" ? null : next })} />
@@ -98,10 +100,20 @@ function Labels({ q }: { q: string }) {
   if (!q.trim()) return null;
   return (
     <>
+      <ByNumber q={q} />
       <Await of={results}>{(value) => <Hits hits={value.hits} none={`No label has “${q}”.`} />}</Await>
       {run.unit !== "rows" && <ByMeaning q={q} />}
     </>
   );
+}
+
+/** Where the query is a number: the latent of that number, or which numbers there are. */
+function ByNumber({ q }: { q: string }) {
+  const { sae } = useShared();
+  if (!/^\d+$/.test(q.trim())) return null;
+  const latent = Number(q);
+  if (latent >= sae.d_sae) return <Message>There is no latent {q.trim()}: this SAE has latents 0 to {sae.d_sae - 1}. Below are those whose label has “{q.trim()}”.</Message>;
+  return <p class="small">By its number: <a href={to.latent(sae.site, sae.name, latent)}>latent {latent}</a></p>;
 }
 
 /** Latents whose words mean something like the query: at once where the model is loaded, else when asked. */

@@ -14,7 +14,7 @@ import type { Answer, Shading } from "../steer/columns";
 import { Edits } from "../steer/edits";
 import { patient } from "../steer/patient";
 import { Recipes } from "../steer/recipes";
-import { COLUMNS, read, request, written } from "../steer/settings";
+import { COLUMNS, editProblems, read, request, written } from "../steer/settings";
 import type { Settings } from "../steer/settings";
 import { Sweep } from "../steer/sweep";
 import { TalkLike } from "../steer/talk-like";
@@ -23,6 +23,7 @@ export function SteerPage({ query }: { query: URLSearchParams }) {
   const { sae, run: { saes } } = useShared();
   const settings = read(query, sae, saes);
   const change = (values: Partial<Settings>) => setQuery(written({ ...settings, ...values }));
+  const problems = editProblems(query, sae, saes);
   const run = useRun();
   useEffect(() => {
     document.title = "Steer · monosemy";
@@ -39,33 +40,41 @@ export function SteerPage({ query }: { query: URLSearchParams }) {
           </p>
         </div>
       </div>
-      <div class="steer">
-        <form
-          class="card stack"
-          aria-label="What to do"
-          onSubmit={(event) => {
-            event.preventDefault();
-            start();
-          }}
-        >
-          <Edits sae={sae} edits={settings.edits} onChange={(edits) => change({ edits })} />
-          <Prompt settings={settings} change={change} />
-          <More settings={settings} change={change} />
-          <div class="row">
-            {/* Keys: one element turned from Stop into Write during a click would submit the form. */}
-            {run.running ? (
-              <button key="stop" type="button" class="primary" onClick={run.stop}>Stop</button>
-            ) : (
-              <button key="write" type="submit" class="primary" disabled={run.busy || !settings.edits.length || !settings.prompt}>Write</button>
-            )}
-            <Status run={run} />
+      <div class="stack">
+        {problems.length > 0 && (
+          <Message bad>
+            The address asks for changes that can't be made, so they are left out. {problems.join(". ")}.{" "}
+            <button type="button" onClick={() => change({})}>Go on without</button>
+          </Message>
+        )}
+        <div class="steer">
+          <form
+            class="card stack"
+            aria-label="What to do"
+            onSubmit={(event) => {
+              event.preventDefault();
+              start();
+            }}
+          >
+            <Edits sae={sae} edits={settings.edits} onChange={(edits) => change({ edits })} />
+            <Prompt settings={settings} change={change} />
+            <More settings={settings} change={change} />
+            <div class="row">
+              {/* Keys: one element turned from Stop into Write during a click would submit the form. */}
+              {run.running ? (
+                <button key="stop" type="button" class="primary" onClick={run.stop}>Stop</button>
+              ) : (
+                <button key="write" type="submit" class="primary" disabled={run.busy || !settings.edits.length || !settings.prompt}>Write</button>
+              )}
+              <Status run={run} />
+            </div>
+            <Recipes settings={settings} sae={sae} />
+          </form>
+          <div class="stack">
+            {run.error && <Message bad>{run.error}</Message>}
+            <Answers run={run} settings={settings} query={query} />
+            <Sweep settings={settings} sae={sae} busy={run.busy} onBusy={run.setBusy} />
           </div>
-          <Recipes settings={settings} sae={sae} />
-        </form>
-        <div class="stack">
-          {run.error && <Message bad>{run.error}</Message>}
-          <Answers run={run} settings={settings} query={query} />
-          <Sweep settings={settings} sae={sae} busy={run.busy} onBusy={run.setBusy} />
         </div>
       </div>
     </>

@@ -1,6 +1,7 @@
 /** Small parts that every page uses. */
 import type { ComponentChildren } from "preact";
 import { columnTitle } from "../format";
+import { setQuery } from "../router";
 import type { Loaded } from "../state";
 import { explain } from "./term";
 
@@ -124,6 +125,16 @@ export function Pager(props: { total: number; offset: number; limit: number; onM
         </button>
       </span>
     </nav>
+  );
+}
+
+/** Instead of a list's rows where the address asks for a page behind its last one. */
+export function BeyondTheEnd({ total, offset }: { total: number; offset: number }) {
+  return (
+    <Message bad>
+      The address asks for the list from row {(offset + 1).toLocaleString("en")} on, and it has {total.toLocaleString("en")}.{" "}
+      <button type="button" onClick={() => setQuery({ offset: null })}>To its start</button>
+    </Message>
   );
 }
 

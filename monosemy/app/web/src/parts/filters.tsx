@@ -5,6 +5,7 @@ import type { RunInfo, SaeEntry } from "../api";
 import { SHARES, columnHelp, columnTitle, columnValue, count } from "../format";
 import { setQuery } from "../router";
 import { useShared } from "../state";
+import type { Problem } from "./address";
 import { NumberField } from "./number";
 import { Explained, explain } from "./term";
 
@@ -65,20 +66,42 @@ export function clearQuery(run: RunInfo, sae: SaeEntry): Record<string, string> 
   return Object.fromEntries([...named("min", min), ...named("max", max)]);
 }
 
+/** The columns on which an address sets bounds, whether the SAE has them or not. */
+export const boundedColumns = (query: URLSearchParams): string[] => [...query.keys()].filter((key) => /^(min|max)_/.test(key)).map((key) => key.slice(4));
+
 /** The columns that the presets need. */
 export const filterColumns = (run: RunInfo, sae: SaeEntry): string[] => [...new Set(filtersOf(run, sae).flatMap(columnsOf))];
 
 /** Bounds are written in the address as min_NAME and max_NAME. */
-export function boundsOf(query: URLSearchParams): Bounds {
+export function boundsOf(query: URLSearchParams, sae: SaeEntry): Bounds {
   const bounds: Bounds = { min: {}, max: {} };
   for (const [key, text] of query) {
     const value = Number(text);
-    if (!Number.isFinite(value)) continue;
+    if (text.trim() === "" || !Number.isFinite(value) || !sae.columns.includes(key.slice(4))) continue; // boundProblems says so
     if (key.startsWith("min_")) bounds.min[key.slice(4)] = value;
     if (key.startsWith("max_")) bounds.max[key.slice(4)] = value;
   }
   return bounds;
 }
+/** What is wrong with the bounds of an address: no such column, no number, or a bound that no latent passes. */
+export function boundProblems(query: URLSearchParams, sae: SaeEntry, columns: Columns): Problem[] {
+  return [...query].flatMap(([key, text]) => {
+    const [kind, name] = [key.slice(0, 3), key.slice(4)];
+    if (!/^(min|max)_/.test(key)) return [];
+    const asked = `The address has ${key}=${text}`;
+    if (!sae.columns.includes(name)) return [{ name: key, text: `${asked}, and this SAE has no column ${name}. Its columns are ${sae.columns.join(", ")}.` }];
+    const values = columns[name]?.filter(Number.isFinite);
+    if (!values?.length) return [];
+    const [low, high] = values.reduce(([least, most], value) => [Math.min(least, value), Math.max(most, value)], [Infinity, -Infinity]);
+    const range = `${columnTitle(name)} goes from ${rounded(low)} to ${rounded(high)} here`;
+    if (text.trim() === "" || !Number.isFinite(Number(text))) return [{ name: key, text: `${asked}, which is not a number. ${range}.` }];
+    // The columns are float32: a bound is compared as the server does.
+    const bound = Math.fround(Number(text));
+    return (kind === "min" ? bound > high : bound < low) ? [{ name: key, text: `${asked}, which no latent passes: ${range}.` }] : [];
+  });
+}
+/** A bound as it can be written in an address. */
+const rounded = (value: number): string => `${Number(value.toPrecision(4))}`;
 const without = (names: string[]): Record<string, null> => Object.fromEntries(names.flatMap((name) => [[`min_${name}`, null], [`max_${name}`, null]]));
 
 export function passes(bounds: Bounds, columns: Columns, i: number): boolean {

@@ -12,6 +12,13 @@ import { Firing } from "./firing";
 import { explain } from "./term";
 import { quoted } from "./tokens";
 
+/** Two lines or more that begin with a speaker, as the server reads them (app/transcript.py). */
+const SPEAKER = /^\s*[*#]*\s*(user|human|assistant|ai|model|system)\s*[*#]*:/i;
+const looksLikeChat = (text: string): boolean => {
+  const lines = text.split(/\r?\n/).filter((line) => line.trim());
+  return SPEAKER.test(lines[0] ?? "") && lines.filter((line) => SPEAKER.test(line)).length > 1;
+};
+
 interface OwnTextProps {
   sae: SaeEntry;
   latent?: number;
@@ -81,6 +88,12 @@ export function OwnText({ sae, latent, max, onResult }: OwnTextProps) {
             <span>A second text: what fires in one and not in the other?</span>
             <textarea rows={3} maxLength={run.limits.text_characters} value={other} onInput={(event) => setOther(event.currentTarget.value)} />
           </label>
+        )}
+        {!chat && model.chat !== false && (looksLikeChat(text) || looksLikeChat(other ?? "")) && (
+          <div class="row">
+            <span class="small">This looks like a chat between speakers.</span>
+            <button type="button" onClick={() => setQuery({ chat: true })}>Read as a chat</button>
+          </div>
         )}
         <div class="row">
           <button type="submit" class="primary" disabled={busy || !text.trim()}>

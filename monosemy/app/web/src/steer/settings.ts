@@ -51,20 +51,26 @@ export function saeOf(edit: { sae: string }, own: SaeEntry, saes: SaeEntry[]): S
 /** SAEs whose latents can be edited: transcoders read another site than they write to. */
 export const editable = (saes: SaeEntry[]): SaeEntry[] => saes.filter((sae) => !sae.stopped && !sae.source_site);
 
-/** Edits are LATENT:OPERATION:VALUE:UNIT, of another SAE with SITE/NAME: before, separated by commas. */
-function editsOf(text: string | null, own: SaeEntry, saes: SaeEntry[]): Edit[] {
-  return (text ?? "").split(",").flatMap((part) => {
+/** Edits are LATENT:OPERATION:VALUE:UNIT, of another SAE with SITE/NAME: before, separated by commas. A string in place
+ * of an edit says why it can't be made. */
+function parsedEdits(text: string | null, own: SaeEntry, saes: SaeEntry[]): (Edit | string)[] {
+  return (text ?? "").split(",").filter(Boolean).map((part) => {
     const words = part.split(":");
     const named = words.length > 1 && !/^\d*$/.test(words[0] ?? "") ? (words.shift() ?? "") : "";
     const [latent = "", operation = "", value = "0", unit = "max"] = words;
     const sae = named === labelOf(own) ? "" : named;
-    const number = Number(latent);
     const entry = OPERATIONS.find((option) => option.value === operation);
-    const { d_sae = 0 } = saeOf({ sae }, own, saes) ?? {};
-    if (!latent || !Number.isInteger(number) || number < 0 || number >= d_sae || !entry) return [];
-    return [{ latent: number, operation: entry.value, value: Number(value) || 0, unit: UNITS.find((option) => option.value === unit)?.value ?? "max", sae }];
+    const edited = saeOf({ sae }, own, saes);
+    if (!edited) return `“${part}”: this run has no SAE ${named}`;
+    if (!/^\d+$/.test(latent) || Number(latent) >= edited.d_sae) return `“${part}”: there is no latent ${latent}; ${named || "this SAE"} has latents 0 to ${edited.d_sae - 1}`;
+    if (!entry) return `“${part}”: the change is one of ${OPERATIONS.map((option) => option.value).join(", ")}, as in ${latent}:set:1.5:max`;
+    return { latent: Number(latent), operation: entry.value, value: Number(value) || 0, unit: UNITS.find((option) => option.value === unit)?.value ?? "max", sae };
   });
 }
+const editsOf = (text: string | null, own: SaeEntry, saes: SaeEntry[]): Edit[] => parsedEdits(text, own, saes).filter((edit) => typeof edit !== "string");
+/** Why changes that an address asks for can't be made, one sentence for each. */
+export const editProblems = (query: URLSearchParams, own: SaeEntry, saes: SaeEntry[]): string[] =>
+  parsedEdits(query.get("e"), own, saes).filter((edit) => typeof edit === "string");
 
 export const editText = (edit: Edit): string => `${edit.sae ? `${edit.sae}:` : ""}${edit.latent}:${edit.operation}:${edit.value}:${edit.unit}`;
 
