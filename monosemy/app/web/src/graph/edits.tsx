@@ -69,7 +69,7 @@ export function Edits({ view, source, onView }: EditsProps) {
                 <span class="row">
                   <button type="button" aria-pressed={edit.factor === 0} onClick={() => change(i, 0)}>Ablate</button>
                   <label class="row">
-                    × <NumberField step="any" min={-100} max={100} value={edit.factor} aria-label={`Factor of ${nodeTitle(edit.node)}`} onNumber={(factor) => factor !== null && change(i, factor)} />
+                    × <NumberField live step="any" min={-100} max={100} value={edit.factor} aria-label={`Factor of ${nodeTitle(edit.node)}`} onNumber={(factor) => factor !== null && change(i, factor)} />
                   </label>
                   <button type="button" class="quiet" aria-label={`Leave ${nodeTitle(edit.node)} as it is`} onClick={() => onView({ edits: view.edits.filter((other) => other !== edit) })}>Remove</button>
                 </span>

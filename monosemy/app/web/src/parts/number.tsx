@@ -1,4 +1,5 @@
-/** A number to type in. It holds once it is complete: after Enter, Tab, a click elsewhere or the field's own arrows. */
+/** A number to type in. It holds once it is complete (after Enter, Tab, a click elsewhere or the field's arrows), or
+ * with `live` as soon as what was typed is a number. */
 import { useState } from "preact/hooks";
 
 interface NumberFieldProps {
@@ -7,6 +8,7 @@ interface NumberFieldProps {
   /** The distance of two valid numbers; "any" for all. */
   step?: number | "any";
   placeholder?: string;
+  live?: boolean;
   /** The field's name where no label stands around it. */
   "aria-label"?: string;
   value: number | null;
@@ -14,7 +16,7 @@ interface NumberFieldProps {
   onNumber: (value: number | null) => void;
 }
 
-export function NumberField({ value, onNumber, ...attributes }: NumberFieldProps) {
+export function NumberField({ value, live, onNumber, ...attributes }: NumberFieldProps) {
   // What is being typed is state: a page drawn anew meanwhile, by data that arrive, must not put the old value back.
   const [draft, setDraft] = useState<string | null>(null);
   return (
@@ -22,7 +24,10 @@ export function NumberField({ value, onNumber, ...attributes }: NumberFieldProps
       {...attributes}
       type="number"
       value={draft ?? value ?? ""}
-      onInput={(event) => setDraft(event.currentTarget.value)}
+      onInput={({ currentTarget: { value: text } }) => {
+        setDraft(text);
+        if (live && text !== "") onNumber(Number(text)); // "-" alone is "" to the browser
+      }}
       onChange={({ currentTarget: { value: text } }) => {
         setDraft(null);
         onNumber(text === "" ? null : Number(text));

@@ -94,7 +94,7 @@ function OneEdit({ sae, other, edit, onSet, onRemove }: OneEditProps) {
       {valued && (
         <div class="strength">
           <input type="range" aria-label={`Strength for ${name}`} min={low} max={high} step={step} value={edit.value} onInput={(event) => onSet({ value: Number(event.currentTarget.value) })} />
-          <NumberField aria-label={`Strength for ${name}, exactly`} step="any" value={edit.value} onNumber={(value) => onSet({ value: value ?? 0 })} />
+          <NumberField live aria-label={`Strength for ${name}, exactly`} step="any" value={edit.value} onNumber={(value) => onSet({ value: value ?? 0 })} />
         </div>
       )}
       {valued && edit.unit === "max" && hasUnit(edit.operation) && info && (
