@@ -15,8 +15,9 @@ import numpy as np
 from monosemy.app.catalogue import Dictionary
 from monosemy.app.lists import checked_query, hit
 from monosemy.app.live import LiveModel
+from monosemy.features.labels.token_embedding import TokenEmbedding
 from monosemy.features.store.database import FeatureDatabase
-from monosemy.features.view.meaning import Embedding, MeaningIndex, query_words
+from monosemy.features.view.meaning import MeaningIndex, query_words
 
 NEAR = 0.3
 """Score from which on a latent is taken to be about the query rather than merely the nearest to it."""
@@ -28,7 +29,7 @@ class Meanings:
 
     def __init__(self, live: LiveModel) -> None:
         self._live = live
-        self._embedding: Embedding | None = None
+        self._embedding: TokenEmbedding | None = None
         self._indexes: dict[Any, MeaningIndex] = {}
         self._turn = threading.Lock()
 
@@ -60,7 +61,7 @@ class Meanings:
         if key not in self._indexes:
             if self._embedding is None:
                 weights = self._live.model().module.get_input_embeddings().weight  # type: ignore[operator]
-                self._embedding = Embedding.of(weights)
+                self._embedding = TokenEmbedding.of(weights)
             index = MeaningIndex.build(database, self._embedding, self._token_ids)
             while len(self._indexes) >= MOST_INDEXES:
                 self._indexes.pop(next(iter(self._indexes)))

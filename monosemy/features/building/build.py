@@ -31,6 +31,7 @@ from monosemy.features.building.neighbours import decoder_neighbours
 from monosemy.features.building.row_index import row_index
 from monosemy.features.labels.inputs import LabelInputs
 from monosemy.features.labels.labelling import Labels, label_latents
+from monosemy.features.labels.token_embedding import TokenEmbedding, peak_likeness
 from monosemy.features.store.activation_codes import KEPT_IN
 from monosemy.features.store.settings import FORMAT, FeatureSettings
 from monosemy.features.store.token_texts import packed
@@ -48,6 +49,7 @@ COLUMN_HELP = {
     "last_share": "share of its firings on the last token of a document",
     "mean_position": "mean position of its firings in the context, in tokens from 0",
     "token_entropy": "entropy of the tokens it fires on, in bits: 0 for a single token",
+    "peak_likeness": "how alike the tokens at its peaks are in the model's embedding: mean cosine; none for one",
     "n_windows": "windows in which it fires",
     "top_cosine": "cosine of its decoder direction with the nearest other one",
     "top_coactivation": "highest correlation of its firing with another latent's",
@@ -77,7 +79,7 @@ COLUMN_HELP |= {
     "label_n_documents": "held-out documents that the firing windows are of; the intervals count these",
     "label_n_negative_documents": "held-out documents that the silent windows are of; the intervals count these",
 }
-_OF_TEXT = ("first_share", "last_share", "mean_position", "token_entropy", "n_windows", "top_logit")
+_OF_TEXT = ("first_share", "last_share", "mean_position", "token_entropy", "peak_likeness", "n_windows", "top_logit")
 """Columns that say nothing about rows that stand in no text."""
 ROW_COLUMN_HELP = COLUMN_HELP | {
     "n_fired": "rows on which the latent fires",
@@ -288,6 +290,7 @@ def _columns(inputs: FeatureInputs, statistics: Arrays, labels: Labels) -> Array
     columns: Arrays = {"n_fired": statistics["n"], "firing_rate": statistics["n"] / n_encoded}
     names = ("mean", "min", "max", "first_share", "last_share", "mean_position", "token_entropy", "n_windows")
     columns |= {name: statistics[name] for name in names}
+    columns["peak_likeness"] = _peak_likeness(inputs, labels)
     columns["top_cosine"], columns["top_coactivation"] = statistics["neighbour_values"][:, :, 0].T
     columns["top_logit"] = output_values[:, 0, 0] if output_values.shape[2] else np.full(len(output_values), np.nan)
     # the labels' token_entropy is that of a sample: the exact one above goes first
@@ -295,6 +298,18 @@ def _columns(inputs: FeatureInputs, statistics: Arrays, labels: Labels) -> Array
     if inputs.of_rows:
         columns = {name: values for name, values in columns.items() if name not in _OF_TEXT}
     return {name: np.asarray(values, np.float32) for name, values in columns.items()}
+
+
+def _peak_likeness(inputs: FeatureInputs, labels: Labels) -> Float32[ndarray, " m"]:
+    """NaN where the model has no matrix of its tokens."""
+    if inputs.of_rows or isinstance(inputs.outputs, str):
+        return np.full(inputs.codes.d_sae, np.nan, np.float32)
+
+    def text(token: int) -> str:
+        return inputs.token_bytes[token].decode("utf-8", "replace")
+
+    peaks = [[token for token, _ in typical] for typical in labels.peak_tokens]
+    return peak_likeness(peaks, text, TokenEmbedding.of(inputs.outputs.unembedding))
 
 
 def _arrays(

@@ -6,13 +6,14 @@ score rests on a few windows nor so common that the label says little. Of the cl
 
     argmax  clarity(i) − max over the taken ones of likeness(i, j)
 
-clarity is the lower end of the label's score, with a little for latents that fire on several tokens rather than on a
-single one, that fire rarely, whose label quotes a word that says what it is about, and whose strongest contexts peak on
-what the label quotes; likeness is the share of words that two labels have in common, the correlation of the two
-activations, or a constant for two latents whose strongest contexts are from the same part of the text. All numbers are
-the database's.
+clarity is the lower end of the label's score, with a little for latents whose label says in words what they are about,
+whose peaks are then on several tokens that are alike (column peak_likeness), that fire rarely, and whose strongest
+contexts peak on what the label quotes; likeness is the share of words that two labels have in common, that they name
+the same class of words, the correlation of the two activations, or a constant for two latents whose strongest contexts
+are from the same part of the text. All numbers are the database's.
 
-Limits: the strengths of likeness are set by hand; only the `_POOL` clearest latents are compared with each other.
+Limits: what each of these is worth was set by hand, on one run; only the `_POOL` clearest latents are compared with
+each other. A latent whose peaks are one token, or that has its meaning from the context, gets nothing for likeness.
 """
 
 from __future__ import annotations
@@ -42,12 +43,25 @@ MIN_WINDOWS = 8
 """Held-out windows in which it fires, behind its score, at least."""
 MAX_FIRST_SHARE = 0.5
 """The largest share of its firing that falls on the first token of a document."""
-_SEVERAL_TOKENS, _TENFOLD_RARER, _WORD_QUOTED = 0.04, 0.04, 0.04
-"""What firing on several tokens, on a tenth of the tokens, and a label with a word of content are worth, in AUROC."""
+_PEAKS_ALIKE, _AS_ALIKE, _TENFOLD_RARER, _IN_WORDS = 0.2, 0.5, 0.04, 0.1
+"""What peaks that are as alike as `_AS_ALIKE`, firing on a tenth of the tokens, and a label in words are worth, in
+AUROC."""
 _PEAKS_NAMED, _PEAKS_READ = 0.08, 4
 """What it is worth that the label quotes the peaks of the strongest contexts, which are shown; how many are read."""
 _ALIKE, _SAME_SOURCE = 0.3, 0.03
 _POOL = 200
+_UNTOLD = (
+    "parts of words",
+    "white space",
+    "space",
+    "tab",
+    "line break",
+    "2 line",
+    "punctuation",
+    "what follows",
+    "text ",
+)
+"""Beginnings of labels that don't say in words what a latent is about."""
 _WORD = re.compile(r"\w+|[^\w\s]")
 _QUOTED = re.compile(r"“[^”]*”")
 _BESIDE_PEAKS = re.compile(r"\b(?:after|raises|with|in) “[^”]*”(?:, “[^”]*”)*")
@@ -90,7 +104,11 @@ def highlights(database: FeatureDatabase, n: int = N_HIGHLIGHTS) -> Highlights:
     labels = database.labels(pool)
     words, sources = [_words(label) for label in labels], _sources(database, pool)
     sketches = np.asarray(database.sketches[pool], np.float32) / 127
-    worth = _clarity(database)[pool] - ~clear[pool] + _WORD_QUOTED * np.array([_says_something(w) for w in words])
+    classes = [_class_of(label) for label in labels]
+    in_words = np.array([bool(label_words(label) or _class_of(label)) for label in labels], bool)
+    worth = _clarity(database)[pool] - ~clear[pool]
+    # Signs that are alike, or parts of words, are no concept.
+    worth = worth + np.where(in_words, _IN_WORDS, -_PEAKS_ALIKE * _alike(database)[pool])
     worth = worth + _PEAKS_NAMED * np.array([_named_peaks(database, *pair) for pair in zip(pool.tolist(), labels)])
     likeness = np.zeros(len(pool))
     chosen: list[int] = []
@@ -99,6 +117,7 @@ def highlights(database: FeatureDatabase, n: int = N_HIGHLIGHTS) -> Highlights:
         chosen.append(k)
         worth[k] = -np.inf
         alike = np.maximum(_overlap(words, k), np.clip(sketches @ sketches[k], 0, 1))
+        alike = np.maximum(alike, [classes[k] is not None and other == classes[k] for other in classes])
         likeness = np.maximum(likeness, _ALIKE * alike)
         likeness = likeness + _SAME_SOURCE * np.array([source == sources[k] for source in sources])
     return Highlights([int(pool[k]) for k in chosen], int(clear.sum()))
@@ -112,13 +131,17 @@ def clearest(database: FeatureDatabase, n: int) -> Array:
 
 
 def _clarity(database: FeatureDatabase) -> Array:
-    """Lower end of the label's score, 0 where there is none, with what else can be seen in columns; float64 [d_sae]."""
+    """Lower end of the label's score, 0 where there is none, with what else columns say; float64 [d_sae]."""
     low = np.nan_to_num(_column(database, "label_auroc_low", 0.0)).astype(np.float64)
-    spread = np.nan_to_num(_column(database, "token_entropy", 0.0))
     rate = np.maximum(np.asarray(database.columns["firing_rate"], np.float64), 1e-6)
     most = clear_bounds(of_rows=database.of_rows)["firing_rate"][1]
     rarer = np.clip(np.log10(most / rate), 0, 1.5)
-    return np.asarray(low + _SEVERAL_TOKENS * np.minimum(spread / 2, 1) + _TENFOLD_RARER * rarer)
+    return np.asarray(low + _PEAKS_ALIKE * _alike(database) + _TENFOLD_RARER * rarer)
+
+
+def _alike(database: FeatureDatabase) -> Array:
+    """How alike each latent's peaks are, from 0 to 1 for `_AS_ALIKE`; 0 where they are one token. float32 [d_sae]."""
+    return np.asarray(np.clip(np.nan_to_num(_column(database, "peak_likeness", 0.0)) / _AS_ALIKE, 0, 1))
 
 
 def _column(database: FeatureDatabase, name: str, otherwise: float) -> Array:
@@ -144,6 +167,12 @@ def _named_peaks(database: FeatureDatabase, latent: int, label: str) -> float:
     texts = (database.tokens.text(int(database.context(peak // length)[peak % length])) for peak in peaks)
     named = [any(text.strip().casefold() in word for word in quoted) for text in texts]
     return sum(named) / max(1, len(named))
+
+
+def _class_of(label: str) -> str | None:
+    """The class of words or numbers that a label begins with (“pronouns”, “third digit of …”), None where it quotes."""
+    beginning = re.split(r"[“:,;]| (?:after|in|at) ", label, maxsplit=1)[0].strip()
+    return beginning if beginning and not beginning.startswith(_UNTOLD) else None
 
 
 def _says_something(words: set[str]) -> bool:

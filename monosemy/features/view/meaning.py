@@ -2,9 +2,8 @@
 
 Place on the path: label tokens of a feature database, rows of the model's embedding matrix → [scores] → search page.
 No second model is needed: the embedding that the model reads its tokens by puts words of like use next to each other.
-Its common directions, which say how frequent a token is rather than what it means, are taken out first:
+Its common directions are taken out first (labels/token_embedding.py), which gives unit vectors e_t:
 
-    e_t = unit(E_t − mean E − the part along the N_COMMON largest principal directions of E)
     s(t) = e_t · unit(Σ e_q over the query's tokens)
     score(i) = mean of the `N_BEST` largest w_it s(t) over latent i's tokens t
 
@@ -17,7 +16,7 @@ most, whereas a word in a word (“war” of “warfare”) is nearer than that.
 A latent's tokens are those over-represented at its peaks (w falls with their rank) and those of its label's words,
 which name what the tokens have in common (“months”, “opening brackets”).
 
-Source: removing common directions, Mu and Viswanath 2018 (arXiv 1702.01417). Limits: one vector a token, so a word cut
+Limits: one vector a token, so a word cut
 into several tokens is read badly, and only the first language that the model knows well; a latent whose contexts, not
 its peaks, have the meaning is found only if its label says so. docs/browser.md says how well it does.
 """
@@ -32,6 +31,7 @@ from typing import Any
 import numpy as np
 
 from monosemy.errors import UserError
+from monosemy.features.labels.token_embedding import TokenEmbedding
 from monosemy.features.labels.vocabulary import FUNCTION_WORDS
 from monosemy.features.store.database import FeatureDatabase, open_current
 from monosemy.features.view.named_tokens import named_places
@@ -39,7 +39,6 @@ from monosemy.layout import SaeFiles
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-N_COMMON = 5
 N_BEST = 3
 NAMED = 0.9
 """Similarity of a token to a word that names it; 1 is the word itself."""
@@ -48,56 +47,16 @@ CLEARLY_NEAR = 0.3
 (“bra” and “bracket”), and words have 0.36 and more (“sea” and “seaside”)."""
 LONG_PIECE = 4
 """Letters from which on a piece of a word is taken to have its meaning."""
-_SAMPLE = 8192
 _RANKS = np.array([1.0, 0.95, 0.9, 0.85, 0.8, 0.75], np.float32)
 _LABEL_WEIGHT = 0.9
 _MAX_LABEL_TOKENS = 12
 
 
 @dataclass(frozen=True)
-class Embedding:
-    """Rows of an embedding matrix without its common directions, made on demand."""
-
-    rows: Callable[[Array], Array]
-    """From n token ids to their rows of the matrix, float32 [n, d]."""
-    mean: Array
-    common: Array
-    """float32 [N_COMMON, d]: orthonormal directions that are taken out."""
-
-    @staticmethod
-    def of(weights: Any) -> Embedding:
-        """Of the embedding matrix of a model, a tensor [n_tokens, d] on any device and in any dtype."""
-        import torch
-
-        def rows(tokens: Array) -> Array:
-            with torch.no_grad():
-                values = weights[torch.as_tensor(tokens, device=weights.device)].float().cpu()
-            return np.asarray(values.numpy())
-
-        return Embedding.read(rows, len(weights))
-
-    @staticmethod
-    def read(rows: Callable[[Array], Array], n_tokens: int) -> Embedding:
-        """Finds mean and common directions from up to `_SAMPLE` evenly spaced tokens."""
-        sample = rows(np.linspace(0, n_tokens - 1, min(n_tokens, _SAMPLE)).astype(np.int64))
-        mean = sample.mean(0)
-        centred = (sample - mean).astype(np.float64)
-        # Of d × d, a tenth of the time of the rows' own singular values; eigenvalues ascend.
-        directions = np.linalg.eigh(centred.T @ centred)[1].T[::-1].astype(np.float32)
-        return Embedding(rows, mean, directions[: min(N_COMMON, min(sample.shape) - 1)])
-
-    def vectors(self, tokens: Array) -> Array:
-        """Unit vectors of n tokens, float32 [n, d]."""
-        rows = self.rows(tokens) - self.mean
-        rows = rows - (rows @ self.common.T) @ self.common
-        return np.asarray(rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-9), np.float32)
-
-
-@dataclass(frozen=True)
 class MeaningIndex:
     """The tokens of every latent of a database, with the vectors of all tokens that occur."""
 
-    embedding: Embedding
+    embedding: TokenEmbedding
     tokens: Array
     """int64 [n]: the tokens that occur."""
     vectors: Array
@@ -111,7 +70,7 @@ class MeaningIndex:
 
     @staticmethod
     def build(
-        database: FeatureDatabase, embedding: Embedding, token_ids: Callable[[Sequence[str]], list[list[int]]]
+        database: FeatureDatabase, embedding: TokenEmbedding, token_ids: Callable[[Sequence[str]], list[list[int]]]
     ) -> MeaningIndex:
         """`token_ids` turns words, each with a space in front, into tokens."""
         m, n_vocabulary = database.n_latents, len(database.tokens)
@@ -163,7 +122,7 @@ def nearest_latents(sae_folder: Path, embedding_weights: Any, tokenizer: Any, *,
     except UserError:
         return []
     token_ids = _token_ids(tokenizer)
-    index = MeaningIndex.build(database, Embedding.of(embedding_weights), token_ids)
+    index = MeaningIndex.build(database, TokenEmbedding.of(embedding_weights), token_ids)
     query = [token for piece in token_ids([f" {word}" for word in words]) for token in piece]
     scores, _ = index.scores(np.array(query, np.int64), words)
     return [latent for latent in np.argsort(-scores, kind="stable").tolist() if scores[latent] > 0]
@@ -172,7 +131,7 @@ def nearest_latents(sae_folder: Path, embedding_weights: Any, tokenizer: Any, *,
 def nearness(embedding_weights: Any, tokenizer: Any, *, words: Sequence[str], texts: Sequence[str]) -> list[float]:
     """How near each text comes to the words: mean of the `N_BEST` largest s(t) over its words' tokens; −1: no words."""
     token_ids = _token_ids(tokenizer)
-    embedding = Embedding.of(embedding_weights)
+    embedding = TokenEmbedding.of(embedding_weights)
     query = _unit_sum(embedding, token_ids([f" {word}" for word in words]))
     near = []
     for text in texts:
@@ -188,7 +147,7 @@ def _token_ids(tokenizer: Any) -> Callable[[Sequence[str]], list[list[int]]]:
     return lambda texts: list(tokenizer(list(texts), add_special_tokens=False)["input_ids"]) if texts else []
 
 
-def _unit_sum(embedding: Embedding, pieces: Sequence[Sequence[int]]) -> Array:
+def _unit_sum(embedding: TokenEmbedding, pieces: Sequence[Sequence[int]]) -> Array:
     """The direction of a query's tokens, a unit vector [d]."""
     summed = embedding.vectors(np.array([token for piece in pieces for token in piece], np.int64)).sum(0)
     return np.asarray(summed / max(1e-9, float(np.linalg.norm(summed))))

@@ -29,6 +29,7 @@ COLUMNS = {
     "last_share": ("on the last token of a document", "of its firing"),
     "mean_position": ("mean position in the context", "tokens"),
     "token_entropy": ("entropy of the token at its peaks", "bits"),
+    "peak_likeness": ("likeness of the tokens at its peaks", "cosine"),
 }
 """Column → (its name, the words after its value), in the order in which they are shown."""
 SCORES_NOTE = (

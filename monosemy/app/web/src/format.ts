@@ -74,6 +74,7 @@ const COLUMNS: Record<string, [string, string]> = {
   last_share: ["At last token", "Share of its firing that falls on the last token of a document"],
   mean_position: ["Mean position", "Mean position in the context, in tokens"],
   token_entropy: ["Token entropy", "Spread over the tokens at which it fires, in bits: 0 means always the same token"],
+  peak_likeness: ["Peaks alike", "How alike the tokens at its peaks are in the model's embedding: mean cosine, about 0 for unlike ones; none for a single token"],
   top_cosine: ["Nearest cosine", "Decoder cosine with the nearest other latent"],
   top_logit: ["Top logit", "Largest rise of an output token's logit by one unit of activation"],
   label_auroc: ["Label score", "AUROC on held-out text of telling where it fires from the label's tokens; 0.5 is chance"],

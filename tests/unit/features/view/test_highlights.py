@@ -9,6 +9,7 @@ import pytest
 from feature_runs import open_tiny
 
 from monosemy.features.store.database import FeatureDatabase
+from monosemy.features.view import highlights as highlights_module
 from monosemy.features.view.highlights import clearest, highlights, is_clear, label_words
 
 
@@ -19,10 +20,19 @@ def test_a_latent_that_never_fired_is_not_shown_and_the_best_label_leads(tmp_pat
     assert cards.n_clear == 0  # it fired twice: too little to call it clear
 
 
+LABELS = ["“garden”", "“river”", "“mountain”", ""]
+
+
+def name_latents(monkeypatch: pytest.MonkeyPatch, labels: list[str]) -> None:
+    monkeypatch.setattr(FeatureDatabase, "labels", lambda _, latents: [labels[int(latent)] for latent in latents])
+    monkeypatch.setattr(highlights_module, "_named_peaks", lambda *_: 1.0)
+
+
 @pytest.fixture
-def scored(tmp_path: Path) -> FeatureDatabase:
+def scored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FeatureDatabase:
     """Latents 0 to 2 are clear; 1 is the clearest, 0 comes next, and both fire together."""
     database = open_tiny(tmp_path)
+    name_latents(monkeypatch, LABELS)
     columns = {
         "n_fired": [100, 100, 100, 0],
         "firing_rate": [0.01, 0.01, 0.01, 0],
@@ -45,6 +55,27 @@ def test_of_two_that_fire_together_only_one_is_taken_early(scored: FeatureDataba
     monkeypatch.setattr(FeatureDatabase, "sketches", alike)
     assert highlights(scored, 2).latents == [1, 2]
     assert highlights(scored).latents == [1, 2, 0]
+
+
+def test_alike_peaks_lead_where_the_label_says_in_words_what_they_are(
+    scored: FeatureDatabase, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(FeatureDatabase, "sketches", np.eye(4, 8, dtype=np.int8) * 127)
+    alike = np.array([0.45, 0.02, np.nan, np.nan], np.float32)
+    scored.columns = {**scored.columns, "peak_likeness": alike}
+    assert clearest(scored, 3).tolist() == [0, 1, 2]
+    assert highlights(scored, 3).latents == [0, 1, 2]
+    name_latents(monkeypatch, ["“-”, “–”", *LABELS[1:]])  # signs are alike too
+    assert highlights(scored, 3).latents == [1, 2, 0]
+
+
+def test_of_two_latents_of_one_class_of_words_the_second_comes_late(
+    scored: FeatureDatabase, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(FeatureDatabase, "sketches", np.eye(4, 8, dtype=np.int8) * 127)
+    assert highlights(scored, 3).latents == [1, 0, 2]
+    name_latents(monkeypatch, ["numbers after “(”", "numbers in code", "“mountain”", ""])
+    assert highlights(scored, 3).latents == [1, 2, 0]
 
 
 def test_a_common_or_hardly_scored_latent_is_not_clear(scored: FeatureDatabase):

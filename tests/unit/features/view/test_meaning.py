@@ -9,7 +9,8 @@ import pytest
 import torch
 from feature_runs import JULY, MARKET, SCRIPT, TAB, THE, WORDS, open_tiny
 
-from monosemy.features.view.meaning import Embedding, MeaningIndex, content_words, nearness, query_words
+from monosemy.features.labels.token_embedding import TokenEmbedding, peak_likeness
+from monosemy.features.view.meaning import MeaningIndex, content_words, nearness, query_words
 from monosemy.features.view.named_tokens import named_places
 
 
@@ -18,7 +19,7 @@ def test_common_directions_are_taken_out():
     frequency = np.linspace(4, 9, 200)[:, None]
     noise = 0.3 * rng.normal(size=(200, 40))
     matrix = (noise + 5 * rng.normal(size=40) + frequency * rng.normal(size=40)).astype(np.float32)
-    embedding = Embedding.read(lambda tokens: matrix[tokens], len(matrix))
+    embedding = TokenEmbedding.read(lambda tokens: matrix[tokens], len(matrix))
     vectors = embedding.vectors(np.arange(len(matrix)))
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, rtol=1e-5)
     np.testing.assert_allclose(vectors @ embedding.common.T, 0, atol=1e-4)
@@ -27,10 +28,19 @@ def test_common_directions_are_taken_out():
     assert abs(vectors[10] @ vectors[11]) < 0.7
 
 
+def test_the_likeness_of_peaks_is_the_mean_cosine_of_different_words():
+    rows = np.array([[1, 0], [0.6, 0.8], [0, 1], [0, 1]], np.float32)
+    embedding = TokenEmbedding(lambda tokens: rows[tokens], np.zeros(2, np.float32), np.zeros((0, 2), np.float32))
+    texts = [" Sea", "ocean", " lake", "Lake "]
+    likeness = peak_likeness([[0, 1, 2, 3], [2, 3], [1], []], texts.__getitem__, embedding)
+    assert likeness[0] == pytest.approx((0.6 + 0.0 + 0.8) / 3)  # “lake” counts once
+    assert np.isnan(likeness[1:]).all()
+
+
 def test_a_latents_score_is_the_mean_of_its_best_tokens(tmp_path: Path):
     database = open_tiny(tmp_path)
     rows = np.eye(len(WORDS), dtype=np.float32)
-    embedding = Embedding(lambda tokens: rows[tokens], np.zeros(len(WORDS), np.float32), np.zeros((1, len(WORDS))))
+    embedding = TokenEmbedding(lambda tokens: rows[tokens], np.zeros(len(WORDS), np.float32), np.zeros((1, len(WORDS))))
     index = MeaningIndex.build(database, embedding, lambda words: [[] for _ in words])
     scores, nearest = index.scores(np.array([SCRIPT]))
     peaks = [[token for token in row if token < len(WORDS)] for row in database.peak_token_ids.tolist()]
@@ -47,7 +57,7 @@ def test_a_latents_score_is_the_mean_of_its_best_tokens(tmp_path: Path):
 def test_the_labels_own_words_count(tmp_path: Path):
     database = open_tiny(tmp_path)
     rows = np.eye(len(WORDS), dtype=np.float32)
-    embedding = Embedding(lambda tokens: rows[tokens], np.zeros(len(WORDS), np.float32), np.zeros((1, len(WORDS))))
+    embedding = TokenEmbedding(lambda tokens: rows[tokens], np.zeros(len(WORDS), np.float32), np.zeros((1, len(WORDS))))
     ids = {" July": [MARKET], " script": [THE], " alert": []}
     index = MeaningIndex.build(database, embedding, lambda words: [ids.get(word, []) for word in words])
     scores, _ = index.scores(np.array([MARKET]))
@@ -73,7 +83,7 @@ def test_a_text_is_as_near_as_its_nearest_words():
 def test_a_word_that_names_tokens_finds_them_though_it_is_not_used_like_them(tmp_path: Path):
     database = open_tiny(tmp_path)
     rows = np.eye(len(WORDS), dtype=np.float32)
-    embedding = Embedding(lambda tokens: rows[tokens], np.zeros(len(WORDS), np.float32), np.zeros((1, len(WORDS))))
+    embedding = TokenEmbedding(lambda tokens: rows[tokens], np.zeros(len(WORDS), np.float32), np.zeros((1, len(WORDS))))
     index = MeaningIndex.build(database, embedding, lambda words: [[] for _ in words])
     months, _ = index.scores(np.array([TAB]), ["months"])
     unnamed, _ = index.scores(np.array([TAB]), ["calendar"])
@@ -91,7 +101,7 @@ def test_a_short_piece_of_the_querys_word_counts_only_where_it_is_clearly_near()
         vectors[row, 0], vectors[row, row + 1] = near, np.sqrt(1 - near**2)
     anger = np.zeros((1, 7), np.float32)
     anger[0, 0] = 1
-    embedding = Embedding(lambda tokens: anger[tokens], np.zeros(7, np.float32), np.zeros((1, 7), np.float32))
+    embedding = TokenEmbedding(lambda tokens: anger[tokens], np.zeros(7, np.float32), np.zeros((1, 7), np.float32))
     members = np.arange(6)[:, None]
     index = MeaningIndex(embedding, np.arange(6), vectors, members, weights=np.ones(1, np.float32), texts=texts)
     scores, _ = index.scores(np.array([0]), ["Anger"])

@@ -32,6 +32,7 @@ const FILTERS: Filter[] = [
   { group: "How often", name: "Common", help: "Fires on at least 1%", min: { firing_rate: 0.01 } },
   { group: "How often", name: "Over-active", help: "Fires on at least 10%", min: { firing_rate: 0.1 } },
   { group: "On what", name: "One token", help: "Almost always the same token: entropy of at most 0.5 bits", max: { token_entropy: 0.5 } },
+  { group: "On what", name: "Tokens of a kind", help: "Several tokens that are alike in the model's embedding: mean cosine of at least 0.25", min: { peak_likeness: 0.25 } },
   { group: "On what", name: "Many tokens", help: "As many different ones as 64 equally common ones: entropy of at least 6 bits", min: { token_entropy: 6 } },
   { group: "On what", name: "First token", help: "At least half of its firing falls on the first token of a document", min: { first_share: 0.5 } },
   { group: "Like others", name: "Near copies", help: "Decoder cosine of at least 0.9 with another latent", min: { top_cosine: 0.9 } },
@@ -183,7 +184,7 @@ const COLUMN_GROUPS: [string, ColumnGroup][] = [
 function groupOf(name: string): ColumnGroup {
   if (name.includes("auroc") || name.startsWith("label_")) return "label";
   if (["n_fired", "firing_rate", "n_windows", "mean", "min", "max"].includes(name)) return "firing";
-  return ["first_share", "last_share", "mean_position", "token_entropy"].includes(name) ? "place" : "other";
+  return ["first_share", "last_share", "mean_position", "token_entropy", "peak_likeness"].includes(name) ? "place" : "other";
 }
 
 /** Lower and upper bound of any column; of a share, in percent. */
