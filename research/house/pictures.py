@@ -8,8 +8,8 @@ Without an option, writes the pictures of `PICTURES`, as a browser draws the pag
 stay them small. `--sheets` writes of every page one small picture of six, three widths in light and dark colours, for
 docs/screens.md. `--look` writes the same six whole and apart, to be looked at; both say what is wider than its screen.
 `--pages NAME=FILE…` adds written pages, such as `circuit=` that of `monosemy circuits`; a run with graphs has the page
-of its first. Pictures of pages that are not there stay as they are. The latent is by default, of those that were found
-(features/view/highlights.py), the one that fires on most different tokens. It needs Chromium and
+of its first. Pictures of pages that are not there stay as they are. The latent is by default the first of those that
+the overview shows (features/view/highlights.py). It needs Chromium and
 `requirements/browser.txt`, as `make test-browser` does. The figure beside README's picture is one of research/frontier.
 """
 
@@ -181,7 +181,7 @@ def main(words: list[str] | None = None) -> None:
     sae = choose_sae(options.run)
     latent = options.latent
     if latent is None:
-        latent = varied_latent(options.run, sae) if sae.key in list_features(options.run) else 0
+        latent = first_latent(options.run, sae) if sae.key in list_features(options.run) else 0
     views = views_of(options.run, sae, latent)
     folder: Path = options.look or options.out or Path("docs/pictures/sheets" if options.sheets else "docs/pictures")
     folder.mkdir(parents=True, exist_ok=True)
@@ -206,11 +206,9 @@ def main(words: list[str] | None = None) -> None:
                         save_small(photograph(page, whole=False), folder / file)
 
 
-def varied_latent(run: Path, sae: SavedSae) -> int:
-    """Of the latents that were found, the one that fires on most different tokens."""
-    database = open_features(run, *sae.key)
-    clear = highlights(database).latents
-    return max(clear, key=lambda latent: float(database.columns["token_entropy"][latent]))
+def first_latent(run: Path, sae: SavedSae) -> int:
+    """The first of the latents that the overview shows."""
+    return highlights(open_features(run, *sae.key)).latents[0]
 
 
 def six(browser: Any, view: View, *, whole: bool) -> Iterator[tuple[int, str, Image.Image]]:
