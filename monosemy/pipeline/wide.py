@@ -87,6 +87,7 @@ def _current(device: torch.device) -> torch.device:
 
 def check_wide(config: RunConfig, n_latent_shards: int, n_processes: int) -> None:
     """Raises UserError for what cannot be trained in slices, or not by so many processes. Opens no file."""
+    from monosemy.training.distributed.checkpoint import require_writer
     from monosemy.training.distributed.shard import ARCHITECTURES
 
     if n_processes == 1:
@@ -112,6 +113,7 @@ def check_wide(config: RunConfig, n_latent_shards: int, n_processes: int) -> Non
             f"--shard-latents {n_latent_shards} leaves a slice {max(narrowest, 0)} of {config.d_sae} latents, fewer "
             f"than --l0 {number_name(max(config.l0))}; choose fewer slices or a larger --d-sae"
         )
+    require_writer()
 
 
 def _finished(sae: SaeFiles) -> bool:

@@ -8,8 +8,8 @@ configuration and on a few sizes of the model; it allocates nothing. Symbols: n 
                           document; `dropped` first positions of every sequence; no more are known before
     one SAE               P = 2dm + 3m + d float32 parameters (gated has 3m, the others fewer)
     harvest, memory       3 shards of activations: its rows, the rows in one piece, the bytes of its file
-    training, memory      3 P per SAE (weights, two Adam moments), and `step_memory.step_bytes` for each SAE that steps
-                          at the same time
+    training, memory      3 P per SAE (weights, two Adam moments), and what steps hold of those that step at the same
+                          time, or what the start of one holds, if that is more (`step_memory`)
     checkpoint, memory    1.5 P per SAE: a row-ordered copy of the encoder's three. With a GPU 3 P, in main memory. In
                           slices it is written matrix by matrix, when there are no gradients: with a GPU 1.5 P in main
                           memory, none on a processor
@@ -40,7 +40,7 @@ from monosemy.errors import UserError
 from monosemy.support import files
 from monosemy.support.flags import flag_of
 from monosemy.support.numbers import counted_text, size_text
-from monosemy.support.step_memory import step_bytes
+from monosemy.support.step_memory import start_bytes, step_bytes
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 BASE_MEMORY = 1 << 30
@@ -91,6 +91,7 @@ REMEDIES: Mapping[str, Remedy] = {
     "vLLM in training": _LESS_VLLM,
     "model": Remedy("choose a smaller model, or --model.dtype bfloat16"),
     "SAEs in training": Remedy(f"{_FEWER_SAES} at a time", ("d_sae",)),
+    "start of training": Remedy("lower --d-sae", ("d_sae",)),
     "checkpoint copy": Remedy(f"{_FEWER_SAES} at a time", ("d_sae",)),
     "training step": Remedy("lower --training.batch-tokens or --d-sae", ("d_sae", "training.batch_tokens")),
     "shuffle buffer": Remedy("lower --activations.buffer-tokens or use fewer sites", ("activations.buffer_tokens",)),
@@ -198,6 +199,7 @@ def estimate(
     largest, parameters = max(by_site), n_saes_per_site(config) * sum(by_site)
     parameters += sum(cost.n_parameters for cost in costs)
     at_once, n_shards = (largest, n_latent_shards) if n_latent_shards else (parameters, 1)
+    start = start_bytes(max(widths.values()), config.d_sae, in_slices=n_latent_shards > 0)
     step = step_bytes(
         config.training.batch_tokens,
         max(widths.values()),
@@ -218,6 +220,8 @@ def estimate(
         "SAEs in training": 12 * at_once // n_shards,
         "checkpoint copy": _copied_bytes(on_gpu, in_slices=n_latent_shards > 0) * at_once // n_shards,
         "training step": n_at_once * step,
+        # What the start holds beyond that: the two are not held together.
+        "start of training": max(0, start - n_at_once * step),
         "held rows": 2 * min(4 * CALIBRATION_TOKENS * width, HELD_ROWS_BYTES),
         # What is trained in slices is evaluated by another command, which has a check of its own.
         "SAEs in evaluation": 0 if n_latent_shards else 4 * parameters,

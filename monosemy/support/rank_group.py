@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -32,8 +33,10 @@ RENDEZVOUS_SECONDS = "MONOSEMY_RENDEZVOUS_SECONDS"
 DEFAULT_RENDEZVOUS_SECONDS = 300
 _CALL, _OVER, _BY_FAILURE = "call", "over", "by failure"
 """Keys of the store: every rank answers the first; the second's value says that the work is over, and how."""
-_CALL_SECONDS = 5.0
+_CALL_SECONDS = 15.0
 """How long a rank that is there may take to answer, whatever it computes meanwhile."""
+_STORE_SECONDS = 15.0
+"""How long the word of the first rank that fails may take to come, once its store is gone."""
 PATIENCE = timedelta(days=7)
 """How long a rank waits for the others' work: one may still train when another has done its share."""
 _MOST_RANKS = 100_000
@@ -74,13 +77,22 @@ class GlooGroup:
 
     A thread answers for this process when another one asks who is there, and waits for the word of the first rank that
     fails; on a connection of its own (`watched`), since the store may end with that rank before this one asks.
-    `of_launcher`: the store is torchrun's, and does not end with rank 0.
+    `processes`: the processes of all ranks, by rank. `of_launcher`: the store is torchrun's, and does not end with
+    rank 0.
     """
 
     def __init__(
-        self, rank: int, size: int, store: Store, *, watched: Store, hosts_store: bool, of_launcher: bool
+        self,
+        rank: int,
+        size: int,
+        store: Store,
+        *,
+        watched: Store,
+        processes: Sequence[str],
+        hosts_store: bool,
+        of_launcher: bool,
     ) -> None:
-        self.rank, self.size, self._store = rank, size, store
+        self.rank, self.size, self._store, self._processes = rank, size, store, processes
         self._hosts_store, self._of_launcher = hosts_store, of_launcher
         self._failed = False
         self._watcher = threading.Thread(target=self._watch, args=(watched,), daemon=True)
@@ -132,22 +144,29 @@ class GlooGroup:
                 self._end(_BY_FAILURE)
             return first
         except RuntimeError:  # the store has ended with its host: rank 0 failed and said so, or it was killed
-            self._watcher.join()
+            self._watcher.join(_STORE_SECONDS)
             return not self._failed and self.rank == 1
 
     def another_failed(self) -> bool:
         return self._failed
 
     def absent(self) -> list[int]:
-        keys = [_present(number) for number in range(self.size)]
         ends = time.monotonic() + _CALL_SECONDS
         try:
             self._store.set(_CALL, "")
-            while not self._failed and not self._store.check(keys) and time.monotonic() < ends:
+            while True:
+                silent = [n for n in range(self.size) if not self._store.check([_present(n)])]
+                gone = [n for n in silent if not _runs(self._processes[n])]
+                # Of this machine's processes it is known at once; those of others are only waited for.
+                if self._failed or len(gone) == len(silent):
+                    break
+                if time.monotonic() > ends:
+                    gone += [n for n in silent if _runs(self._processes[n]) is None]
+                    break
                 time.sleep(0.05)
-            return [] if self._failed else [n for n, key in enumerate(keys) if not self._store.check([key])]
         except RuntimeError:  # the store is gone
             return [] if self._of_launcher else [0]
+        return [] if self._failed else sorted(set(gone))
 
     def _end(self, how: str) -> None:
         self._store.set(_OVER, how)
@@ -180,13 +199,16 @@ def ended(error: RuntimeError) -> LostError:
     if named:
         others = [int(named[1] or named[2])]
     else:
-        others = [1 - ranks.rank()] if ranks.n_ranks() == 2 else ranks.absent()
+        others = ranks.absent()
     if len(others) == 1:
         return LostError(f"rank {others[0]} was killed or cannot be reached; run the same command to continue")
     if others:
         numbers = ", ".join(map(str, others))
         return LostError(f"ranks {numbers} were killed or cannot be reached; run the same command to continue")
-    return LostError(f"rank {ranks.rank()} has lost its connection to another one; run the same command to continue")
+    reason = _first_line(error)
+    return LostError(
+        f"rank {ranks.rank()} has lost its connection to another one ({reason}); run the same command to continue"
+    )
 
 
 def connect() -> GlooGroup:
@@ -215,7 +237,8 @@ def connect() -> GlooGroup:
         raise RankError(
             f"rank {own}: another rank {own} has come to {host}:{port} before, perhaps of another run; {_OTHER_PORT}"
         )
-    keys = [f"here/{number}" for number in range(size)]
+    keys = [f"process/{number}" for number in range(size)]
+    store.set(keys[own], _own_process())
     try:
         store.wait(keys, limit)
         dist.init_process_group("gloo", store=store, rank=own, world_size=size, timeout=PATIENCE)
@@ -227,7 +250,29 @@ def connect() -> GlooGroup:
             f"{size} with the same MASTER_ADDR and MASTER_PORT, or wait longer by {RENDEZVOUS_SECONDS}"
         ) from None
     watched = dist.PrefixStore(prefix, dist.TCPStore(host, port, size, is_master=False, timeout=limit))
-    return GlooGroup(own, size, store, watched=watched, hosts_store=hosts, of_launcher=of_torchrun)
+    processes = [store.get(key).decode() for key in keys]
+    return GlooGroup(own, size, store, watched=watched, processes=processes, hosts_store=hosts, of_launcher=of_torchrun)
+
+
+def _own_process() -> str:
+    """This process, as the other ranks know it: its machine, number and start."""
+    import psutil
+
+    return f"{socket.gethostname()} {os.getpid()} {psutil.Process().create_time()}"
+
+
+def _runs(process: str) -> bool | None:
+    """Whether a process of this machine, named as above, is there; None for one of another machine."""
+    import psutil
+
+    host, number, began = process.rsplit(" ", 2)
+    if host != socket.gethostname():
+        return None
+    try:
+        there = psutil.Process(int(number))
+        return there.create_time() == float(began) and there.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _present(rank: int) -> str:

@@ -2,15 +2,17 @@
 
     python -m research.scale.memory [--latents 65536] [--out FILE]
 
-Every case is a process of its own: resident memory before the dictionary is built, the most that was resident while
-four steps ran, and while a checkpoint was written (TopK, the least rows). The planner's figure (support/step_memory.py)
-has to hold all of them. Rows are random: more is selected near JumpReLU's thresholds than in a real training.
+Every case is a process of its own: resident memory before the dictionary is built, the most that was resident at its
+start, while four steps ran, and while a checkpoint was written (TopK, the least rows). The planner's figures
+(support/step_memory.py) have to hold all of them. The cases that are not in slices are measured without the 8-bit
+screen too, as on processors that lack it. Rows are random.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -24,41 +26,45 @@ from monosemy.config import TrainingConfig
 from monosemy.run import machine
 from monosemy.saes.base import SaeConfig
 from monosemy.saes.registry import build_sae
+from monosemy.support.step_memory import START_ROWS
 from monosemy.training.distributed.checkpoint import save_checkpoint
 from monosemy.training.distributed.ranks import mesh_of
 from monosemy.training.distributed.trainee import ShardedTrainee
 from monosemy.training.trainee import Trainee
 from research.records import record_path, write_record
 
-D_IN, L0, STEPS, START_ROWS, WARM_LATENTS = 576, 64, 4, 256, 4_096
+D_IN, L0, STEPS, WARM_LATENTS = 576, 64, 4, 4_096
 IN_SLICES = ("topk", "batch_topk", "jumprelu")
 ROWS = (128, 1_024)
-WHOLE = ("gated", "relu")
-"""Architectures that are not trained in slices, with the larger number of rows."""
+WHOLE = ("topk", "batch_topk", "jumprelu", "gated", "relu")
+"""With the larger number of rows."""
 SHARE = 531_250
 """A 64th of 34 million latents: TopK with the larger number of rows."""
 
 
 def cases(n_latents: int) -> list[dict[str, Any]]:
-    sliced = [(name, n_latents, n_rows) for name in IN_SLICES for n_rows in ROWS]
-    whole = [(name, n_latents // 2, ROWS[-1]) for name in WHOLE]
-    rows = [*sliced, *whole, ("topk", SHARE, ROWS[-1])]
-    return [{"architecture": name, "n_latents": m, "n_rows": n} for name, m, n in rows]
+    sliced = [(name, n_latents, n_rows, True) for name in IN_SLICES for n_rows in ROWS]
+    whole = [(name, n_latents // 4, ROWS[-1], False) for name in WHOLE]
+    rows = [*sliced, ("topk", SHARE, ROWS[-1], True), *whole]
+    with_screen = [{"architecture": name, "n_latents": m, "n_rows": n, "in_slices": cut} for name, m, n, cut in rows]
+    return [*with_screen, *({**case, "screen": False} for case in with_screen if not case["in_slices"])]
 
 
-def measured(architecture: str, n_latents: int, n_rows: int) -> dict[str, int]:
+def measured(architecture: str, n_latents: int, n_rows: int, *, in_slices: bool) -> dict[str, int]:
     """The bytes of one case, in this process. Linux: the kernel's own high-water mark, set back before each part."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-    small = _trained(architecture, WARM_LATENTS, n_rows)  # what libraries and compiled code take, once
-    writes = isinstance(small, ShardedTrainee) and architecture == "topk" and n_rows == ROWS[0]
+    writes = in_slices and architecture == "topk" and n_rows == ROWS[0]
     with tempfile.TemporaryDirectory() as folder:
+        small = _untrained(architecture, WARM_LATENTS, n_rows, in_slices=in_slices)
+        _train(small, n_rows)  # what libraries and compiled code take, once
         if writes:
             save_checkpoint(Path(folder) / "small", 1, small, {})  # type: ignore[arg-type]
         del small
         before = _resident("VmRSS")
-        trainee = _trained(architecture, n_latents, n_rows)
-        record = {"step_bytes": _resident("VmHWM") - before}
+        trainee = _untrained(architecture, n_latents, n_rows, in_slices=in_slices)
+        start, steps = _train(trainee, n_rows)
+        record = {"start_bytes": start - before, "step_bytes": steps - before}
         if writes:
             _forget_peak()
             save_checkpoint(Path(folder) / "whole", 1, trainee, {})  # type: ignore[arg-type]
@@ -66,22 +72,25 @@ def measured(architecture: str, n_latents: int, n_rows: int) -> dict[str, int]:
     return record
 
 
-def _trained(architecture: str, n_latents: int, n_rows: int) -> Trainee:
-    """A dictionary after some steps; the peak of memory is that of the steps."""
+def _untrained(architecture: str, n_latents: int, n_rows: int, *, in_slices: bool) -> Trainee:
     config = TrainingConfig(batch_tokens=n_rows)
     described = SaeConfig(architecture, D_IN, n_latents, float(L0))
-    batches = [_rows(n_rows, seed) for seed in range(STEPS)]
-    trainee: Trainee
-    if architecture in IN_SLICES:
+    if in_slices:
         ranks = mesh_of(1, torch.device("cpu"))
-        trainee = ShardedTrainee.of(described, ranks, config, n_steps=2 * STEPS, n_tokens=2 * STEPS * n_rows)
-    else:
-        trainee = Trainee(build_sae(described), config, n_steps=2 * STEPS, n_train_tokens=2 * STEPS * n_rows)
-    trainee.initialise(_rows(START_ROWS, seed=1000))
+        return ShardedTrainee.of(described, ranks, config, n_steps=2 * STEPS, n_tokens=2 * STEPS * n_rows)
+    return Trainee(build_sae(described), config, n_steps=2 * STEPS, n_train_tokens=2 * STEPS * n_rows)
+
+
+def _train(trainee: Trainee, n_rows: int) -> tuple[int, int]:
+    """The most memory that was resident at the start, and while the steps ran."""
+    batches, rows = [_rows(n_rows, seed) for seed in range(STEPS)], _rows(START_ROWS, seed=1000)
     _forget_peak()
-    for step, rows in enumerate(batches):
-        trainee.step(rows, step)
-    return trainee
+    trainee.initialise(rows)
+    start = _resident("VmHWM")
+    _forget_peak()
+    for step, batch in enumerate(batches):
+        trainee.step(batch, step)
+    return start, _resident("VmHWM")
 
 
 def _rows(n_rows: int, seed: int) -> torch.Tensor:
@@ -105,12 +114,13 @@ def main() -> None:
     options = parser.parse_args()
     if options.case:
         print(json.dumps({**options.case, "weights_and_moments": 3 * 8 * D_IN * options.case["n_latents"]}))
-        print(json.dumps(measured(**options.case)))
+        print(json.dumps(measured(**{key: value for key, value in options.case.items() if key != "screen"})))
         return
-    rows = []
+    rows: list[dict[str, Any]] = []
     for case in cases(options.latents):
         command = [sys.executable, "-m", "research.scale.memory", "--case", json.dumps(case)]
-        lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
+        environment = os.environ | ({} if case.get("screen", True) else {"MONOSEMY_SCREEN": "0"})
+        lines = subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout.splitlines()
         rows.append({key: value for line in lines[-2:] for key, value in json.loads(line).items()})
         print(rows[-1], flush=True)
         write_record(options.out, {"machine": machine(), "d_in": D_IN, "l0": L0, "cases": rows})

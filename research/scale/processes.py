@@ -45,7 +45,8 @@ def main() -> None:
     options = parser.parse_args()
     key, words = ("rounds_in_slices", SLICED.split()) if options.in_slices else ("rounds", SHARED)
     record = read_json(options.out) if options.out.is_file() else {}
-    record |= {"machine": machine(), "tokens": options.tokens, key: []}
+    tokens_key = key.replace("rounds", "tokens")
+    record |= {"machine": machine(), tokens_key: options.tokens, key: []}
     for number in range(options.rounds):
         # In turn, and the other first in the next round: a machine that slows down hits both alike.
         counts = (1, 2) if number % 2 == 0 else (2, 1)

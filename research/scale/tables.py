@@ -34,7 +34,7 @@ from monosemy.pipeline.planning.work import Sizes, seconds_of, work_of
 from monosemy.support.estimates import ModelSize, Plan, estimate
 from monosemy.support.hardware import DEVICES, PRODUCT_SHARE, hardware_of
 from monosemy.support.numbers import duration_text, size_text
-from monosemy.support.step_memory import step_bytes
+from monosemy.support.step_memory import start_bytes, step_bytes
 from research.markdown import markdown
 
 Record = Mapping[str, Any]
@@ -59,7 +59,7 @@ WIDTHS = (576, 2_304, 4_096)
 RANKS = (8, 64)
 L0 = 64.0
 GPUS_PER_MACHINE = 8
-ON_GPU = ("SAEs in training", "training step")
+ON_GPU = ("SAEs in training", "training step", "start of training")
 """The planner's parts that a slice holds on its GPU."""
 GPU = DEVICES["h100"]
 TF32 = 494e12
@@ -131,18 +131,26 @@ def memory_table(record: Record) -> str:
     """What steps held beside the planner's figure, case by case."""
     body = []
     for case in record["cases"]:
-        planned_bytes = planned_step(case, record) + case["weights_and_moments"]
+        planned_bytes = max(planned_start(case, record), planned_step(case, record)) + case["weights_and_moments"]
         body.append(
             (
-                case["architecture"],
+                case["architecture"]
+                + (", in slices" if case["in_slices"] else "")
+                + ("" if case.get("screen", True) else ", no screen"),
                 f"{case['n_latents']:,}",
                 f"{case['n_rows']:,}",
-                *(f"{n / GB:.2f}" for n in (case["weights_and_moments"], case["step_bytes"], planned_bytes)),
+                *(f"{n / GB:.2f}" for n in (case["weights_and_moments"], case["start_bytes"], case["step_bytes"])),
+                f"{planned_bytes / GB:.2f}",
                 f"{case['checkpoint_bytes'] / GB:.2f}" if "checkpoint_bytes" in case else "",
             )
         )
-    held = ("weights and moments, GB", "a step, GB", "planned, GB", "a checkpoint, GB")
+    held = ("weights and moments, GB", "the start, GB", "a step, GB", "planned, GB", "a checkpoint, GB")
     return markdown(("architecture", "latents", "rows", *held), body)
+
+
+def planned_start(case: Record, record: Record) -> int:
+    """The planner's figure for the start of a measured case."""
+    return start_bytes(record["d_in"], case["n_latents"], in_slices=case["in_slices"])
 
 
 def planned_step(case: Record, record: Record) -> int:

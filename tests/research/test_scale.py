@@ -14,8 +14,8 @@ import torch
 from monosemy.pipeline.planning.costs import assumed_costs
 from monosemy.pipeline.planning.plan import Question, planned
 from monosemy.pipeline.planning.work import Slices, Work, work_of
+from monosemy.pipeline.trainees import INITIAL_TOKENS
 from monosemy.support import step_memory
-from monosemy.support.estimates import MARGIN
 from monosemy.support.files import read_json
 from monosemy.support.hardware import DEVICES, hardware_of
 from research import common
@@ -74,10 +74,10 @@ def test_the_planner_s_figure_holds_every_step_that_was_measured():
     record = records_of("scale")["memory"]
     assert len({case["n_rows"] for case in record["cases"]}) > 1
     for case in record["cases"]:
-        # As the check before a run does: with a margin on all parts.
-        planned_bytes = MARGIN * (case["weights_and_moments"] + tables.planned_step(case, record))
-        assert case["weights_and_moments"] < case["step_bytes"] < planned_bytes
-        assert case.get("checkpoint_bytes", 0) < planned_bytes
+        weights, start, step = (case[name] for name in ("weights_and_moments", "start_bytes", "step_bytes"))
+        assert weights < step < weights + tables.planned_step(case, record)
+        assert weights < start < weights + tables.planned_start(case, record)
+        assert case.get("checkpoint_bytes", 0) < weights + tables.planned_step(case, record)
 
 
 def test_the_planner_knows_the_kernels_buffers():
@@ -93,6 +93,7 @@ def test_the_planner_knows_the_kernels_buffers():
             constants |= {n.id: v.value for n, v in pairs if isinstance(n, ast.Name) and isinstance(v, ast.Constant)}
     assert constants["CHUNK"] == step_memory.BLOCK_LATENTS
     assert constants["SAMPLE_ROWS"] == step_memory.SAMPLE_ROWS
+    assert step_memory.START_ROWS == INITIAL_TOKENS
     assert (constants["LIST_SHARE"], constants["LIST_LEAST"]) == (step_memory.LIST_SHARE, step_memory.LIST_LEAST)
 
 

@@ -12,6 +12,7 @@ on the same mesh, and on another one equal to rounding, since sums over ranks th
 
 from __future__ import annotations
 
+import inspect
 import logging
 import shutil
 from collections.abc import Iterator, Mapping
@@ -34,6 +35,16 @@ from monosemy.training.distributed.trainee import ShardedTrainee
 FORMAT = 1
 _OF_LATENTS = ("W_enc", "W_dec", "b_enc", "threshold", "silent")
 """The last part of the names of tensors that are split by latents, where they have a dimension."""
+
+
+def require_writer() -> None:
+    """Raises UserError where this torch cannot write checkpoints of slices as safetensors."""
+    writer = getattr(distributed_checkpoint, "HuggingFaceStorageWriter", None)
+    if writer is None or "save_distributed" not in inspect.signature(writer).parameters:
+        raise UserError(
+            f"torch {torch.__version__} cannot write checkpoints of SAEs in slices; install a newer one (2.13 can), "
+            "or leave out --shard-latents"
+        )
 
 
 def save_checkpoint(parent: Path, step: int, trainee: ShardedTrainee, state: Mapping[str, Any]) -> Path:

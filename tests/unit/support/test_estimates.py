@@ -21,6 +21,7 @@ from monosemy.support.estimates import (
     require_resources,
     value_that_fits,
 )
+from monosemy.support.step_memory import START_IN_SLICES
 
 SMOL = ModelSize(n_parameters=134_515_008, n_layers=30, d_model=576, vocab_size=49_152)
 WIDTHS = {"layers.12.resid_post": 576}
@@ -58,8 +59,14 @@ def test_parts_against_counts_by_hand():
     assert plan.memory["SAEs in training"] == 12 * parameters
     assert plan.memory["checkpoint copy"] == 6 * parameters
     n_parameters = 2 * 100 * 1000 + 3000 + 100
-    rows = config.training.batch_tokens * (6 * 1000 + 2 * 150 + 6 * 100)
-    assert plan.memory["training step"] == 4 * (n_parameters + rows)
+    # L0 32 of 1,000 is few.
+    rows = config.training.batch_tokens * (2 * 1000 + 2 * 150 + 6 * 100)
+    of_step = 4 * (n_parameters + 100 * 1000 + rows)
+    assert plan.memory["training step"] == of_step
+    of_start = 4 * 6 * 4096 * 1000
+    assert plan.memory["start of training"] == of_start - of_step
+    together = estimate(config, {"a": 100, "b": 50}, SMOL, n_at_once=40)
+    assert (together.memory["training step"], together.memory["start of training"]) == (40 * of_step, 0)
     assert plan.memory["model"] == 4 * SMOL.n_parameters
     assert plan.memory["logits"] == 3 * 2**28
     long = dataclasses.replace(config, text=TextConfig(context_length=2048))
@@ -70,7 +77,11 @@ def test_saes_in_slices_are_trained_one_after_the_other_each_over_several_proces
     together, in_turn = estimate(DEMO, WIDTHS, SMOL), estimate(DEMO, WIDTHS, SMOL, n_latent_shards=4)
     assert in_turn.memory["SAEs in training"] == together.memory["SAEs in training"] // 18 // 4
     assert in_turn.memory["checkpoint copy"] == 0  # written matrix by matrix, when there are no gradients
-    rows = 8 * DEMO.training.batch_tokens * 4 * 576  # of which every process has all
+    of_start = in_turn.memory["training step"] + in_turn.memory["start of training"]
+    assert of_start == START_IN_SLICES  # more than the steps of so small a dictionary
+    wide = dataclasses.replace(DEMO, d_sae=4_000_000, training=TrainingConfig(batch_tokens=8192))
+    together, in_turn = estimate(wide, WIDTHS, SMOL), estimate(wide, WIDTHS, SMOL, n_latent_shards=4)
+    rows = 8 * 8192 * 4 * 576  # of which every process has all
     assert in_turn.memory["training step"] - rows == pytest.approx((together.memory["training step"] - rows) / 4)
     assert in_turn.memory["SAEs in evaluation"] == 0  # evaluating them is another command's, with a check of its own
     assert in_turn.run_disk["checkpoints"] == together.run_disk["checkpoints"] // 18

@@ -60,7 +60,8 @@ FAULTS = {
     ),
     "killed, one of four, while another computes": (
         "import time\nranks.barrier()\nif rank == 2: os.kill(os.getpid(), signal.SIGKILL)\n"
-        f"if rank == 3: time.sleep(2)\n{SUM}",
+        # which for longer than anyone waits for an answer, and without letting another thread run
+        f"if rank == 3: import ctypes; ctypes.PyDLL(None).sleep(20)\n{SUM}",
         "rank 2 was killed or cannot be reached; run the same command to continue",
     ),
     "killed, the first of three": (

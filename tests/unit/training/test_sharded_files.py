@@ -19,6 +19,7 @@ from monosemy.saes import wide
 from monosemy.saes.base import SaeConfig
 from monosemy.saes.slices import write_index, write_slice
 from monosemy.saes.wide import WideSae
+from monosemy.training.distributed import checkpoint
 
 MESHES = {2: [2, 1], 4: [2, 4]}
 
@@ -119,3 +120,11 @@ def test_damaged_slices_are_refused(folder, tmp_path):
     index.write_text(json.dumps(json.loads(index.read_text())))
     with pytest.raises(UserError, match=r"index\.json is damaged"):
         WideSae(sliced)
+
+
+def test_a_torch_without_the_writer_is_refused_before_anything_is_trained(monkeypatch):
+    checkpoint.require_writer()
+    for writer in (None, lambda path: None):
+        monkeypatch.setattr(checkpoint.distributed_checkpoint, "HuggingFaceStorageWriter", writer)
+        with pytest.raises(UserError, match=r"cannot write checkpoints of SAEs in slices; install a newer one"):
+            checkpoint.require_writer()
