@@ -34,9 +34,24 @@ def tables(records: Mapping[str, Record]) -> dict[str, str]:
         "widths": width_table(steps),
         "parts": markdown(("part", "measured"), [*training_rows(records), *data_rows(records)]),
         "pages": markdown(
-            ("features and pages", "limit", "measured"), page_rows(records["features"], records["browser"])
+            ("features and pages", "limit", "measured"),
+            [*page_rows(records["features"], records["browser"]), *demo_rows(records["first_look"])],
         ),
     }
+
+
+def demo_rows(record: Record) -> list[list[str]]:
+    """What was measured of the demo, with the 8-bit screen and without; what was not run to the end has no row."""
+    parts = {
+        "first_look": ("first look of the demo", "3 min"),
+        "whole": ("the whole demo", "12 min"),
+    }
+    rows = []
+    for part, (title, limit) in parts.items():
+        minutes = [f"{demo[part] / 60:.1f} min" for demo in record["demos"] if part in demo]
+        if minutes:
+            rows.append([f"{title}; without the 8-bit screen", limit, "; ".join(minutes)])
+    return rows
 
 
 def rows_of(record: Record, width: int) -> dict[str, Record]:
