@@ -24,7 +24,7 @@ from typing import IO, Any, Protocol, runtime_checkable
 
 from monosemy.support import ranks
 from monosemy.support.numbers import duration_text, fixed_percent_text, number_text
-from monosemy.support.outlook import Outlook
+from monosemy.support.outlook import ExpectedStage, Outlook
 
 PLAIN_INTERVAL_SECONDS = 10.0
 _REDRAWS_PER_SECOND = 5.0
@@ -248,7 +248,7 @@ def stage(name: str, total: float | None = None, unit: str = "steps", *, start: 
 
 
 @contextmanager
-def together(expected: Sequence[tuple[str, float]]) -> Iterator[None]:
+def together(expected: Sequence[ExpectedStage]) -> Iterator[None]:
     """Shows in every stage how long all these stages together will still take (`outlook.Outlook`)."""
     global _outlook
     before, _outlook = _outlook, Outlook(expected)
