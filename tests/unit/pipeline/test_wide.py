@@ -38,8 +38,8 @@ def words(folder: Path, run: str, *more: str) -> list[str]:
     return ["--activations", str(folder / "rows.npy"), *WORDS.split(), "--run", str(folder / run), *more]
 
 
-def train_wide(folder: Path, *more: str, run: str = "wide") -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "monosemy", "train", *words(folder, run, "--processes", "2", *more)]
+def train_wide(folder: Path, *more: str, run: str = "wide", n: int = 2) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "monosemy", "train", *words(folder, run, "--processes", f"{n}", *more)]
     return subprocess.run(command, env=environment(), capture_output=True, text=True, check=False)
 
 
@@ -106,6 +106,17 @@ def test_a_run_in_slices_is_the_run_of_one_process(folder):
         for name, tensor in alone.tensors().items():
             torch.testing.assert_close(wide.tensors()[name], tensor, rtol=1e-3, atol=1e-4)
     assert not list((folder / "wide").rglob("checkpoints/*"))
+
+
+@pytest.mark.parametrize(("n_processes", "n_slices"), [(2, 1), (4, 2)])
+def test_processes_may_share_the_tokens_of_a_batch_as_well(n_processes, n_slices, folder):
+    run = f"tokens-{n_slices}"
+    done = train_wide(folder, "--shard-latents", f"{n_slices}", run=run, n=n_processes)
+    assert done.returncode == 0, done.stderr
+    for path in names(folder / "alone"):
+        wide, alone = load_sae(folder / run / path), load_sae(folder / "alone" / path)
+        for name, tensor in alone.tensors().items():
+            torch.testing.assert_close(wide.tensors()[name], tensor, rtol=1e-3, atol=1e-4)
 
 
 def test_one_process_loads_nothing_that_only_several_need(folder):
