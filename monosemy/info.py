@@ -73,5 +73,5 @@ def _print_architecture(name: str) -> None:
     print("\noptions, with their defaults; set one by, e.g.:")
     print(f"  monosemy train quick --{name}.{example.replace('_', '-')} {value}\n")
     for option, value in defaults.items():
-        shown = repr(value) if value is not None else _COMPUTED.get(option, "not set")
-        print(f"  {name}.{option} = {shown}")
+        text = repr(value) if value is not None else _COMPUTED.get(option, "not set")
+        print(f"  {name}.{option} = {text}")

@@ -172,7 +172,7 @@ def _require_resources(run: Run, table: Table) -> None:
     """Raises UserError when the SAEs do not fit into memory or on the disk of the run folder."""
     size = ModelSize(n_parameters=0, n_layers=0, d_model=0, vocab_size=0)
     n_shards = run.n_latent_shards
-    plan = estimate(run.config, {SITE: table.width}, size, model_loaded=True, n_latent_shards=n_shards)
+    plan = estimate(run.config, {SITE: table.width}, size, n_latent_shards=n_shards)
     # There is no model, and the rows lie where they are.
     memory = {
         part: n

@@ -180,7 +180,6 @@ def estimate(
     model: ModelSize,
     *,
     costs: Sequence[Cost] = (),
-    model_loaded: bool = False,
     n_latent_shards: int = 0,
     n_at_once: int = 1,
     n_sharing: int = 1,
@@ -189,7 +188,7 @@ def estimate(
     """Estimates the needs of `config` at sites with the given widths {site: d}.
 
     `costs` are those of the rooms that take part.
-    With `model_loaded` the weights are in memory already and need no more. With `n_latent_shards` SAEs are trained one
+    With `n_latent_shards` SAEs are trained one
     after the other, each over so many processes, and the memory for SAEs is that of one process. `n_at_once` SAEs step
     side by side; `n_sharing` processes share a bound on disk. `on_gpu`: SAEs are trained on GPUs, with kernels of their
     own.
@@ -206,7 +205,7 @@ def estimate(
         -(-config.d_sae // n_shards),
         n_parameters=largest // n_shards,
         row_width=width,
-        l0=max(config.l0),
+        l0=max(config.l0, default=0.0),
         on_gpu=on_gpu,
     )
     pass_tokens = config.activations.batch_sequences * config.text.context_length
@@ -214,7 +213,7 @@ def estimate(
     # residual stream's width per token.
     n_loss, logit_bytes = config.evaluation.n_loss_tokens, 4 * model.vocab_size
     memory = {
-        "model": 0 if model_loaded else model_bytes(config, model),
+        "model": model_bytes(config, model),
         "model pass": pass_tokens * (16 * model.d_model + width) * 4,
         "logits": 3 * max(min(LOGIT_BYTES, n_loss * logit_bytes), config.text.context_length * logit_bytes),
         "SAEs in training": 12 * at_once // n_shards,

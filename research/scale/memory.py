@@ -1,6 +1,6 @@
 """The memory of a step and of a checkpoint beside weights and moments, at several numbers of rows.
 
-    python -m research.scale.memory [--latents 65536] [--out FILE]
+    python -m research.scale.memory [--n-latents 65536] [--out FILE]
 
 Every case is a process of its own: resident memory before the dictionary is built, the most that was resident at its
 start, while four steps ran, and while a checkpoint was written (TopK, the least rows). The planner's figures
@@ -108,7 +108,7 @@ def _forget_peak() -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--latents", type=int, default=65_536)
+    parser.add_argument("--n-latents", type=int, default=65_536)
     parser.add_argument("--out", type=Path, default=record_path("scale", "memory"))
     parser.add_argument("--case", type=json.loads, help="Measures one case and prints it.")
     options = parser.parse_args()
@@ -117,7 +117,7 @@ def main() -> None:
         print(json.dumps(measured(**{key: value for key, value in options.case.items() if key != "screen"})))
         return
     rows: list[dict[str, Any]] = []
-    for case in cases(options.latents):
+    for case in cases(options.n_latents):
         command = [sys.executable, "-m", "research.scale.memory", "--case", json.dumps(case)]
         environment = os.environ | ({} if case.get("screen", True) else {"MONOSEMY_SCREEN": "0"})
         lines = subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout.splitlines()

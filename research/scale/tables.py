@@ -212,7 +212,7 @@ def cost(d_in: int, n_ranks: int, record: Record) -> Cost:
 def slice_plan(d_in: int, n_ranks: int) -> Plan:
     """The planner's bytes of a TopK SAE of `LATENTS` in as many slices as there are GPUs."""
     widths, model = {"layers.0.resid_post": d_in}, ModelSize(0, 0, 0, 0)
-    return estimate(_wide_run(), widths, model, model_loaded=True, n_latent_shards=n_ranks, on_gpu=True)
+    return estimate(_wide_run(), widths, model, n_latent_shards=n_ranks, on_gpu=True)
 
 
 def _wide_run() -> RunConfig:

@@ -112,7 +112,7 @@ def test_recipes_and_all_defaults_are_within_their_ranges():
         ("--relu.sparsity-coef -1", "--relu.sparsity-coef -1 must"),  # an architecture that is not even trained
         ("--training.learning-rate -1e-3", "--training.learning-rate -0.001 must be above 0"),
         ("--l0 -inf", "--l0 -inf must be above 0"),
-        ("--tokens 0", "--tokens 0 must be at least 1; e.g. 300000"),
+        ("--tokens 0", "--tokens 0 must be at least 1 and at most 1000000000000000; e.g. 300000"),
         ("--l0 nan", "--l0 nan must be above 0"),
         ("--seeds -1", "--seeds -1 must be at least 0"),
         ("--d-sae 99999999999999999999", "--d-sae 99999999999999999999 must be at least 1 and at most 1000000000000"),

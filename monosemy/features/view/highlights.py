@@ -50,7 +50,7 @@ _PEAKS_NAMED, _PEAKS_READ = 0.08, 4
 """What it is worth that the label quotes the peaks of the strongest contexts, which are shown; how many are read."""
 _ALIKE, _SAME_SOURCE = 0.3, 0.03
 _POOL = 200
-_UNTOLD = (
+_NO_CONCEPT = (
     "parts of words",
     "white space",
     "space",
@@ -172,7 +172,7 @@ def _named_peaks(database: FeatureDatabase, latent: int, label: str) -> float:
 def _class_of(label: str) -> str | None:
     """The class of words or numbers that a label begins with (“pronouns”, “third digit of …”), None where it quotes."""
     beginning = re.split(r"[“:,;]| (?:after|in|at) ", label, maxsplit=1)[0].strip()
-    return beginning if beginning and not beginning.startswith(_UNTOLD) else None
+    return beginning if beginning and not beginning.startswith(_NO_CONCEPT) else None
 
 
 def _says_something(words: set[str]) -> bool:

@@ -136,7 +136,7 @@ import resource
 from monosemy.commands import run_train
 if rank == 1:
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1024, 1024))
 run_train(sys.argv[1:])
 """
 """Training in which no file of rank 1 can have more than 8 kB: its slices have less, its part of a checkpoint more."""

@@ -134,9 +134,8 @@ def test_streaming_swaps_disk_for_a_buffer():
     assert "shuffle buffer" not in estimate(DEMO, WIDTHS, SMOL).memory
 
 
-def test_what_is_there_already_is_not_asked_for_again():
-    plan = estimate(DEMO, WIDTHS, SMOL, model_loaded=True)
-    assert plan.memory["model"] == 0
+def test_a_model_in_half_precision_takes_half():
+    assert estimate(DEMO, WIDTHS, SMOL).memory["model"] == 4 * SMOL.n_parameters
     half = dataclasses.replace(DEMO, model=ModelConfig(dtype="bfloat16"))
     assert estimate(half, WIDTHS, SMOL).memory["model"] == 2 * SMOL.n_parameters
 

@@ -104,7 +104,7 @@ class Told(NamedTuple):
 def replay(config: RunConfig, run: Sequence[Recorded], clock: Callable[[float], None]) -> list[Told]:
     """What is told on the way through a run from the end of its first minute, while there is half a minute left."""
     whole, at_end = Outlook(expected_stages(config, 80_000)), sum(stage.pause + stage.seconds for stage in run)
-    now, told = 0.0, list[Told]()
+    now, estimates = 0.0, list[Told]()
     for stage in run:
         clock(stage.pause)
         now += stage.pause
@@ -120,9 +120,9 @@ def replay(config: RunConfig, run: Sequence[Recorded], clock: Callable[[float], 
             if now >= 60 and at_end - now >= 30:
                 left = whole.left()
                 assert left is not None
-                told.append(Told(stage.name, now, at_end - now, left / (at_end - now)))
+                estimates.append(Told(stage.name, now, at_end - now, left / (at_end - now)))
         whole.end()
-    return told
+    return estimates
 
 
 @pytest.fixture
@@ -244,19 +244,19 @@ def test_every_line_of_a_stage_tells_it(clock, monkeypatch, capsys):
 @pytest.mark.parametrize("name", RUNS)
 def test_from_the_first_minute_on_a_recorded_run_is_told_within_a_factor_of_one_and_a_half(clock, name):
     config, run = RUNS[name]
-    told = replay(config(), run, clock)
-    assert told[0].after < 70
-    assert told[-1].really_left < 40
-    assert [row for row in told if not 0.7 < row.ratio < 1.5] == []
+    estimates = replay(config(), run, clock)
+    assert estimates[0].after < 70
+    assert estimates[-1].really_left < 40
+    assert [row for row in estimates if not 0.7 < row.ratio < 1.5] == []
 
 
 @pytest.mark.parametrize("name", RUNS)
 def test_where_training_is_much_dearer_it_is_told_so_once_that_shows(clock, name):
     config, run = RUNS[name]
-    told = replay(config(), dearer_training(run, 2.5), clock)
-    began = next(row.after for row in told if row.stage.endswith(("control", "controls")))
-    assert [row for row in told if not 0.53 < row.ratio < 1.5] == []
-    assert [row for row in told if row.after > began + 60 and not 0.65 < row.ratio < 1.5] == []
+    estimates = replay(config(), dearer_training(run, 2.5), clock)
+    began = next(row.after for row in estimates if row.stage.endswith(("control", "controls")))
+    assert [row for row in estimates if not 0.53 < row.ratio < 1.5] == []
+    assert [row for row in estimates if row.after > began + 60 and not 0.65 < row.ratio < 1.5] == []
 
 
 def test_the_stages_of_the_demo_are_told_in_their_order_and_those_of_its_first_look_are_among_them():

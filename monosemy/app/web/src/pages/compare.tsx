@@ -60,8 +60,8 @@ export function ComparePage({ query }: { query: URLSearchParams }) {
   const { run, sae } = useShared();
   const [a, b] = choices(run, sae, query);
   const by = WAYS.find((name) => name === query.get("by"));
-  const asked = Number(query.get("threshold"));
-  const picked = asked >= THRESHOLD.min && asked <= THRESHOLD.max ? asked : undefined;
+  const inAddress = Number(query.get("threshold"));
+  const picked = inAddress >= THRESHOLD.min && inAddress <= THRESHOLD.max ? inAddress : undefined;
   const threshold = useSettled(picked, 200);
   const view = VIEWS.find((name) => name === query.get("view")) ?? "matched";
   const offset = Number(query.get("offset")) || 0;

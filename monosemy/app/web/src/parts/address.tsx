@@ -20,11 +20,11 @@ export function AddressProblems({ problems }: { problems: Problem[] }) {
   );
 }
 
-/** The problem of a value that must be one of a few words; `shown` is what the page does instead. */
-export function unknownWord(query: URLSearchParams, name: string, words: readonly string[], shown = words[0]): Problem[] {
+/** The problem of a value that must be one of a few words; `fallback` is what the page does instead. */
+export function unknownWord(query: URLSearchParams, name: string, words: readonly string[], fallback = words[0]): Problem[] {
   const value = query.get(name);
   if (value === null || words.includes(value)) return [];
-  return [{ name, text: `The address has ${name}=${value}, and ${name} is one of ${words.join(", ")}. The page takes ${shown}.` }];
+  return [{ name, text: `The address has ${name}=${value}, and ${name} is one of ${words.join(", ")}. The page takes ${fallback}.` }];
 }
 
 /** The problem of a value that must be a number within bounds. */

@@ -89,16 +89,16 @@ export function boundProblems(query: URLSearchParams, sae: SaeEntry, columns: Co
   return [...query].flatMap(([key, text]) => {
     const [kind, name] = [key.slice(0, 3), key.slice(4)];
     if (!/^(min|max)_/.test(key)) return [];
-    const asked = `The address has ${key}=${text}`;
-    if (!sae.columns.includes(name)) return [{ name: key, text: `${asked}, and this SAE has no column ${name}. Its columns are ${sae.columns.join(", ")}.` }];
+    const beginning = `The address has ${key}=${text}`;
+    if (!sae.columns.includes(name)) return [{ name: key, text: `${beginning}, and this SAE has no column ${name}. Its columns are ${sae.columns.join(", ")}.` }];
     const values = columns[name]?.filter(Number.isFinite);
     if (!values?.length) return [];
     const [low, high] = values.reduce(([least, most], value) => [Math.min(least, value), Math.max(most, value)], [Infinity, -Infinity]);
     const range = `${columnTitle(name)} goes from ${rounded(low)} to ${rounded(high)} here`;
-    if (text.trim() === "" || !Number.isFinite(Number(text))) return [{ name: key, text: `${asked}, which is not a number. ${range}.` }];
+    if (text.trim() === "" || !Number.isFinite(Number(text))) return [{ name: key, text: `${beginning}, which is not a number. ${range}.` }];
     // The columns are float32: a bound is compared as the server does.
     const bound = Math.fround(Number(text));
-    return (kind === "min" ? bound > high : bound < low) ? [{ name: key, text: `${asked}, which no latent passes: ${range}.` }] : [];
+    return (kind === "min" ? bound > high : bound < low) ? [{ name: key, text: `${beginning}, which no latent passes: ${range}.` }] : [];
   });
 }
 /** A bound as it can be written in an address. */
