@@ -1,4 +1,4 @@
-"""Steering in the terminal: `monosemy steer RUN --latent 12 --set 8 --unit max --prompt "…"`.
+"""Steering in the terminal: `monosemy steer RUN --latent 12 --set 0.4 --unit norm --prompt "…"`.
 
 Place on the path: words of the command line → request → generate, sweep, output_score → columns and tables of text
 (printing.py).
@@ -19,7 +19,7 @@ from monosemy.errors import UserError
 from monosemy.ranges import Range
 from monosemy.run import read_run
 from monosemy.saes.listing import SavedSae, choose_sae, print_warnings
-from monosemy.steering.finding import names_of, print_found, score_words
+from monosemy.steering.finding import names_of, print_found, score_words, warn_of_cut_words
 from monosemy.steering.printing import Names, print_columns, print_sweep
 from monosemy.steering.recipe import (
     SteeringRecipe,
@@ -45,7 +45,7 @@ from monosemy.steering.room import ROOM
 from monosemy.steering.trial import N_TRIED
 from monosemy.support.arguments import Parser, real, whole
 from monosemy.support.moved import NOT_MOVED, Moved
-from monosemy.support.numbers import setting_text
+from monosemy.support.numbers import rounded_text, setting_text
 from monosemy.support.subjects import add_subject, open_subject
 from monosemy.support.text_input import require_characters
 
@@ -64,10 +64,10 @@ FOUND_SET = 0.35
 """What a found latent is set to, in typical norms; research/steering chose it for each of its wishes."""
 EXAMPLES = (
     'monosemy steer runs/demo --find Python function --prompt "How can I sleep better?"',
-    'monosemy steer runs/demo --latent 12 --set 8 --unit max --prompt "What should I do this weekend?"',
-    'monosemy steer runs/demo --edit 12:set:8:max --edit 40:ablate --prompt "…" --instruction "Talk about music."',
+    'monosemy steer runs/demo --latent 12 --set 0.4 --unit norm --prompt "What should I do this weekend?"',
+    'monosemy steer runs/demo --edit 12:set:0.4:norm --edit 40:ablate --prompt "…" --instruction "Talk about music."',
     "monosemy steer runs/demo --edit 12:set:0.4:norm --edit layers.4.resid_post/jumprelu-l0_32-s0:7:ablate …",
-    'monosemy steer runs/demo --latent 12 --sweep 0 2 4 8 --unit max --prompt "…"',
+    'monosemy steer runs/demo --latent 12 --unit norm --sweep 0 0.2 0.4 0.6 --prompt "…"',
     "monosemy steer runs/demo --find Python function      which latents make the model say these words",
 )
 
@@ -94,6 +94,7 @@ def run_steer(words: list[str]) -> None:
         from monosemy.steering.candidates import firing_latents, in_turn, named_latents
         from monosemy.steering.saes import SteeringSaes
 
+        warn_of_cut_words(model, saved.folder, options.find)
         scores, ranked = score_words(model, sae, scales, options.find)
         if only_found:
             found_names = names_of(saved.folder, [int(scores.latents[row]) for row in ranked[:N_FOUND]])
@@ -111,6 +112,8 @@ def run_steer(words: list[str]) -> None:
     names = _names(saved, others, request)
     if recipe and recipe.model not in ("", model.name):
         print(f"warning: recipe {recipe.name!r} was made with {recipe.model}, this is {model.name}", file=sys.stderr)
+    if not options.sweep:  # which is made to see where the text ends
+        _warn_of_strength(sae, scales, loaded_others, request)
     if options.sweep:
         from monosemy.steering.sweep import sweep_events
 
@@ -191,6 +194,25 @@ def _tried(
     said_text = f"says {best.n_said} of them in {best.n_words} words"
     print(f"of {len(latents)} latents tried, {latent} {said_text}", file=sys.stderr)
     return requests[best.candidate]
+
+
+def _warn_of_strength(
+    sae: SparseAutoencoder, scales: LatentScales, others: Mapping[str, SteeredSae], request: SteeringRequest
+) -> None:
+    """Warns of the strongest edit when it is far above what an answer bears."""
+    from monosemy.steering.saes import SteeringSaes
+    from monosemy.steering.strength import MOST_NORMS
+
+    saes = SteeringSaes(sae, scales, others)
+    strengths = [(saes.in_norms(edit) or 0.0, edit) for edit in request.edits]
+    norms, edit = max(strengths, key=lambda pair: pair[0], default=(0.0, None))
+    if edit is not None and norms > MOST_NORMS:
+        print(
+            f"warning: {rounded_text(norms)} typical norms are far too much for {edit.name}: above "
+            f"{setting_text(MOST_NORMS)}, hardly any answer is text; about half of that is usually right "
+            "(--set 0.4 --unit norm), and --sweep shows what a latent bears",
+            file=sys.stderr,
+        )
 
 
 def _with_found(options: argparse.Namespace, latent: int) -> argparse.Namespace:

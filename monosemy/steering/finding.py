@@ -6,9 +6,10 @@ builds; without them a latent is its number alone.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from monosemy.rooms import load
 from monosemy.support.numbers import fixed_percent_text, fixed_text
@@ -22,6 +23,13 @@ if TYPE_CHECKING:
 
 _NAMES = "monosemy.features.view.names:latent_names"
 _LABEL_LENGTH = 48
+MOST_PIECES = 2
+"""Into how many tokens SmolLM2-135M cuts a word that it knows, at most.
+
+Of the 522 English words of research/interpretability/concepts.py one has more; of 500 words made of random syllables
+83% have, of 500 of random letters 95%. The scores of found latents tell the two apart much worse.
+"""
+N_NEAREST = 3
 
 
 def names_of(sae_folder: Path, latents: Iterable[int]) -> dict[int, str]:
@@ -51,6 +59,36 @@ def score_words(
     with progress.stage("push each latent", total=sae.d_sae, unit="latents") as bar:
         scores = output_scores(model, sae, scales, words=[words], advance=bar.advance)
     return scores, scores.words[:, 0].argsort(descending=True).tolist()
+
+
+def cut_words(tokenizer: Any, words: Sequence[str]) -> dict[str, list[str]]:
+    """Those of the words that are cut into more than `MOST_PIECES` tokens however they are written, with the pieces."""
+    from monosemy.steering.output_score import written_forms
+
+    cut = {}
+    for word in (part for words_together in words for part in words_together.split()):
+        ids = min(written_forms(tokenizer, word), key=len)
+        if len(ids) > MOST_PIECES:
+            cut[word] = [visible(tokenizer.decode([token])).strip() for token in ids]
+    return cut
+
+
+def warn_of_cut_words(model: LanguageModel, sae_folder: Path, words: Sequence[str]) -> None:
+    """Warns of words that the model does not know as such: what is found then says the pieces that it reads."""
+    from monosemy.steering.candidates import named_latents
+
+    cut = cut_words(model.tokenizer_for("looking for words"), words)
+    if not cut:
+        return
+    read = "; ".join(f"{word!r} as {'|'.join(pieces)}" for word, pieces in cut.items())
+    nearest = named_latents(model, sae_folder, words, N_NEAREST)
+    names = names_of(sae_folder, nearest)
+    labels = f"; the nearest labels: {', '.join(named(latent, names) for latent in nearest)}" if nearest else ""
+    print(
+        f"warning: the model knows no such word and reads {read}, so what is found may have nothing to do with it"
+        f"{labels}; give common words, or search the labels on the pages (monosemy browse)",
+        file=sys.stderr,
+    )
 
 
 def print_found(

@@ -26,6 +26,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int64
@@ -81,15 +82,20 @@ def word_tokens(model: LanguageModel, words: Sequence[str]) -> list[int]:
 
     Raises UserError when there is no word, or when a token has no embedding in the model.
     """
-    forms = {form for word in words if word.strip() for form in (word.strip(), word.strip().capitalize())}
-    if not forms:
-        raise UserError("give at least one word to look for")
     tokenizer = model.tokenizer_for("looking for words")
-    tokens = {plain_ids(tokenizer, space + form)[0] for form in forms for space in ("", " ")}
+    tokens = {ids[0] for word in words for ids in written_forms(tokenizer, word)}
+    if not tokens:
+        raise UserError("give at least one word to look for")
     # a tokenizer that splits " word" into " " and "word" would otherwise count every token that is a bare space
     tokens -= set(plain_ids(tokenizer, " "))
     check_vocabulary(sorted(tokens), tokenizer, model.vocab_size, model.name)
     return sorted(tokens)
+
+
+def written_forms(tokenizer: Any, word: str) -> list[list[int]]:
+    """The tokens of a word in each of its forms; none for a blank one."""
+    forms = dict.fromkeys((word.strip(), word.strip().capitalize()))
+    return [plain_ids(tokenizer, space + form) for form in forms if form for space in ("", " ")]
 
 
 @torch.no_grad()

@@ -70,6 +70,13 @@ class SteeringSaes:
         steered = self[edit.sae]
         return resolve(edit, steered.sae, steered.scales)
 
+    def in_norms(self, edit: Edit) -> float | None:
+        """The edit's value in typical norms of its site; None where it sets or adds none, or the norm is unknown."""
+        if edit.operation not in ("set", "add") or self[edit.sae].scales.typical_norm is None:
+            return None
+        one_norm = self.resolve(replace(edit, operation="add", value=1.0, unit="norm"))
+        return abs(self.resolve(edit).value) / one_norm.value
+
     def sites(self, model: LanguageModel, edits: Iterable[Edit]) -> list[str]:
         """The sites of the edits' SAEs by their canonical names, in the order in which the model computes them."""
         names = {model.resolve(self[edit.sae].sae.config.site) for edit in edits}

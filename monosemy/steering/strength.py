@@ -25,6 +25,12 @@ LONGEST_PUSH = 100.0
 Beyond it, the text accounts for less than a hundredth of what the next layer reads.
 """
 
+MOST_NORMS = 1.0
+"""Strength, in typical norms of the site, above which hardly any answer is text.
+
+In the searches of research/steering, 81% of the answers were fluent at 0.35, 44% at 0.5 and 6% at 0.7.
+"""
+
 
 class TooStrongError(UserError):
     """Raised for an edit that leaves no meaningful answer. `rows` are the affected texts of the batch."""

@@ -16,8 +16,8 @@ from monosemy.run import open_run
 from monosemy.saes.base import SaeConfig
 from monosemy.saes.registry import build_sae
 from monosemy.saes.storage import save_sae
-from monosemy.steering import command
-from monosemy.steering.finding import named, names_of
+from monosemy.steering import candidates, command
+from monosemy.steering.finding import cut_words, named, names_of, warn_of_cut_words
 from monosemy.steering.request import Edit, Positions
 
 
@@ -142,6 +142,50 @@ def test_columns_measures_and_sweeps_are_printed(run, monkeypatch, tiny_model, c
         assert operation[1] in (None, edit["value"])
     with pytest.raises(UserError, match="leave out --latent"):
         command.run_steer([str(run), "--find", "mill", "--prompt", "The mill", "--latent", "1", "--ablate"])
+
+
+@pytest.mark.parametrize(
+    ("edits", "warned"),
+    [
+        (["--latent", "5", "--set", "5", "--unit", "norm"], "5 typical norms are far too much for latent 5"),
+        (["--edit", "5:set:0.4:norm", "--edit", "7:add:-3:norm"], "3 typical norms are far too much for latent 7"),
+        (["--latent", "5", "--set", "0.9", "--unit", "norm"], ""),
+        (["--latent", "5", "--ablate"], ""),
+        (["--latent", "5", "--scale", "50"], ""),
+        (["--columns", "default"], ""),
+        (["--latent", "5", "--unit", "norm", "--sweep", "0", "50"], ""),
+    ],
+)
+def test_a_strength_far_above_what_is_advised_is_warned_of_in_one_line(
+    run, monkeypatch, tiny_model, capsys, edits, warned
+):
+    from steering_cases import scales_of, tiny_sae
+
+    model = tiny_model("llama")
+    sae = tiny_sae(model)
+    scales = scales_of(sae, torch.randn(50, 32, generator=torch.Generator().manual_seed(0)))
+    monkeypatch.setattr(command, "load_run", lambda *_: (model, sae, scales))
+    command.run_steer([str(run), *edits, "--prompt", "The mill", "--tokens", "2", "--json"])
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning")]
+    assert [line for line in lines if warned and warned in line] == lines
+    assert len(lines) == bool(warned)
+
+
+def test_words_that_the_model_reads_in_pieces_are_warned_of_with_the_nearest_labels(
+    tmp_path, monkeypatch, tiny_model, capsys
+):
+    run = write_feature_run(tmp_path / "run")
+    model = tiny_model("llama")  # a token a byte
+    folder = run / "saes" / SITE / NAME
+    assert cut_words(model.tokenizer, ["of", "mill up", " "]) == {"mill": ["m", "i", "l", "l"]}
+    warn_of_cut_words(model, folder, ["of", "it"])
+    assert capsys.readouterr().err == ""
+    warn_of_cut_words(model, folder, ["it", "xyzzy"])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("warning: the model knows no such word and reads 'xyzzy' as x|y|z|z|y, ")
+    monkeypatch.setattr(candidates, "named_latents", lambda *_: [0])
+    warn_of_cut_words(model, folder, ["xyzzy"])
+    assert f"the nearest labels: {named(0, names_of(folder, [0]))}; give common words" in capsys.readouterr().err
 
 
 def test_latents_are_named_by_their_labels(tmp_path):
