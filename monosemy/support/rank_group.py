@@ -151,11 +151,12 @@ class GlooGroup:
         return self._failed
 
     def absent(self) -> list[int]:
+        others = [number for number in range(self.size) if number != self.rank]
         ends = time.monotonic() + _CALL_SECONDS
         try:
             self._store.set(_CALL, "")
             while True:
-                silent = [n for n in range(self.size) if not self._store.check([_present(n)])]
+                silent = [n for n in others if not self._store.check([_present(n)])]
                 gone = [n for n in silent if not _runs(self._processes[n])]
                 # Of this machine's processes it is known at once; those of others are only waited for.
                 if self._failed or len(gone) == len(silent):
@@ -163,7 +164,7 @@ class GlooGroup:
                 if time.monotonic() > ends:
                     gone += [n for n in silent if _runs(self._processes[n]) is None]
                     break
-                time.sleep(0.05)
+                time.sleep(0.01)
         except RuntimeError:  # the store is gone
             return [] if self._of_launcher else [0]
         return [] if self._failed else sorted(set(gone))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -139,7 +140,7 @@ if rank == 1:
     resource.setrlimit(resource.RLIMIT_FSIZE, (1024, 1024))
 run_train(sys.argv[1:])
 """
-"""Training in which no file of rank 1 can have more than 8 kB: its slices have less, its part of a checkpoint more."""
+"""Training in which no file of rank 1 can have more than 1 kB: its part of a checkpoint has more."""
 
 
 def test_on_as_many_ranks_a_run_ends_in_the_same_bytes_after_a_full_disk_and_a_kill(folder):
@@ -163,8 +164,11 @@ def test_on_as_many_ranks_a_run_ends_in_the_same_bytes_after_a_full_disk_and_a_k
     kill_rank(launcher, number)
     _, errors = launcher.communicate(timeout=300)
     print(f"rank {number} killed {moment:.3f} s after the first checkpoint")
-    told = [line for line in errors.splitlines() if line.startswith("error: ")]
-    assert told == [f"error: rank {number} was killed or cannot be reached; run the same command to continue"], errors
+    # torchrun's report always names the rank; the other process does so too unless torchrun ends it before.
+    assert re.search(rf"rank +: {number} ", errors), errors
+    lines = [line for line in errors.splitlines() if line.startswith("error: ")]
+    own = f"error: rank {number} was killed or cannot be reached; run the same command to continue"
+    assert lines in ([own], []), errors
 
     done = train_wide(folder, "--shard-latents", "2", run="broken")
     assert done.returncode == 0, done.stderr
